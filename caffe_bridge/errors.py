@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class CaffeError(Exception):
+class CaffeError(RuntimeError):
     """Base of every error caused by what the user brought: a file, a net, an array.
 
-    The command-line tools print it as one line and exit with status 2.
+    It is a RuntimeError because that is what pycaffe raises. The command-line tools print it as one line and exit with status 2.
     """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,48 @@ import torch
 from caffe_bridge.errors import LayerError
 
 Shape = tuple[int, ...]
+
+
+class BlobList(torch.nn.Module):
+    """A layer's learnable blobs, in Caffe's order; an entry may share another layer's parameter.
+
+    A shared parameter is one object in every layer that uses it. Where the shapes differ (share_mode PERMISSIVE)
+    indexing gives a view of the owner's parameter in this layer's shape.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._views: dict[int, Shape] = {}
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        parameter = self.parameter(index)
+        shape = self._views.get(index % len(self))
+        return parameter if shape is None else parameter.view(shape)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def parameter(self, index: int) -> torch.nn.Parameter:
+        """The parameter itself, in its owner's shape."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"blob {index} of {len(self)}")
+        parameter = self._parameters[str(index % len(self))]
+        assert parameter is not None
+        return parameter
+
+    def append(self, parameter: torch.nn.Parameter) -> None:
+        """Add a blob of the layer's own."""
+        self.register_parameter(str(len(self)), parameter)
+
+    def share(self, index: int, parameter: torch.nn.Parameter) -> None:
+        """Use another layer's parameter for blob `index`; the element counts must agree."""
+        shape = tuple(self[index].shape)
+        if shape != tuple(parameter.shape):
+            self._views[index] = shape
+        self._parameters[str(index)] = parameter
 
 
 class Layer(torch.nn.Module):
@@ -33,8 +75,8 @@ class Layer(torch.nn.Module):
         auto_tops: missing tops are made by the net (Caffe's AutoTopBlobs; the losses).
         is_loss: the first top has loss weight 1 unless the prototxt says otherwise.
         shares_data: the tops are views of the first bottom (Split, Flatten, Reshape).
-        no_gradient: bottoms whose gradient Caffe refuses to compute (labels); negative indices are not used.
-            `no_gradient = ALL_BOTTOMS` for layers without a backward pass.
+        no_gradient: bottoms whose gradient Caffe refuses to compute (labels);
+            ALL_BOTTOMS for layers without a backward pass.
     """
 
     ALL_BOTTOMS: ClassVar[range] = range(1 << 20)
@@ -52,7 +94,7 @@ class Layer(torch.nn.Module):
         super().__init__()
         self.param = param
         self.phase = phase
-        self.blobs = torch.nn.ParameterList()
+        self.blobs = BlobList()
         self.fillers: list[Any] = []
         self._check_count("bottom", len(bottom_shapes), self.bottoms)
         self._check_count("top", len(param.top), self.tops)
