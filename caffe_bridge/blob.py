@@ -186,6 +186,11 @@ class ParameterBlob(Blob):
         if self._parameter.grad is not None:
             self._diff_memory()
 
+    def share_parameter_data(self, other: ParameterBlob) -> None:
+        """Use another parameter's values, keeping a gradient of one's own."""
+        self._data = other._data
+        self._parameter.data = other._parameter.data.view(self._parameter.shape)
+
     def _diff_memory(self) -> Memory:
         grad = self._parameter.grad
         if grad is None or grad.numel() != self.count:
@@ -193,4 +198,3 @@ class ParameterBlob(Blob):
         if self._diff is None or self._diff.tensor().data_ptr() != grad.data_ptr():
             self._diff = Memory(grad.view(-1))
         return self._diff
-

@@ -128,9 +128,7 @@ def _make_layer(param: Any, bottom_shapes: list[Shape], phase: str, python_layer
     return cls(param, bottom_shapes, phase)
 
 
-def _wire(
-    layer: Layer, param: Any, bottoms: list[str], where: str, shapes: dict[str, Shape], unread: set[str]
-) -> Node:
+def _wire(layer: Layer, param: Any, bottoms: list[str], where: str, shapes: dict[str, Shape], unread: set[str]) -> Node:
     if len(param.propagate_down) not in (0, len(bottoms)):
         raise LayerError(f"propagate_down is given {len(param.propagate_down)} times for {len(bottoms)} bottoms")
     unread.difference_update(bottoms)

@@ -13,6 +13,7 @@ from caffe_bridge import fillers
 from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.graph import Graph, Node, build_graph
 from caffe_bridge.layers.base import Layer
+from caffe_bridge.python_layer import PythonLayer
 
 WeightPaths = str | Path | Sequence[str | Path]
 
@@ -92,7 +93,7 @@ class Net(torch.nn.Module):
 
     @property
     def phase(self) -> str:
-        """"TRAIN" or "TEST"."""
+        """ "TRAIN" or "TEST"."""
         return self._phase
 
     @property
@@ -197,7 +198,8 @@ class Net(torch.nn.Module):
         except LayerError as error:
             raise node.located(error, [tuple(b.shape) for b in bottoms]) from error
         except (RuntimeError, IndexError, ValueError) as error:
-            if isinstance(error, CaffeError) or torch.compiler.is_compiling():
+            users_own = isinstance(error, CaffeError) or isinstance(node.layer, PythonLayer)
+            if users_own or torch.compiler.is_compiling():
                 raise
             message = LayerError(str(error).splitlines()[0])
             raise node.located(message, [tuple(b.shape) for b in bottoms]) from error
