@@ -93,7 +93,7 @@ def test_tool_is_a_verb_and_a_script(tool):
 
 def test_no_trace_of_a_machine():
     # Written so that this file does not match itself.
-    words = re.compile(rb"/(w)ork/|/(f)arm/|/(r)oot/|/(h)ome/[a-z]|(index|find)-(url|links)|(e)xtra-index|(a)i-generated")
+    words = re.compile(rb"/(w)ork/|/(f)arm/|/(r)oot/|/(h)ome/[a-z]|/(t)mp/\w|(index|find)-(url|links)")
     found = [
         f"{path.relative_to(ROOT)}: {match[0].decode()}"
         for path in tracked()
