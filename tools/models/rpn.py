@@ -1,0 +1,73 @@
+"""The region proposal network (Ren et al., NIPS 2015), as MNC and its Faster R-CNN share it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from caffe_bridge.pycaffe.net_spec import NetSpec
+from caffe_bridge.pycaffe.net_spec import layers as L
+
+from . import blocks
+from .model import Model
+
+TARGETS = ("rpn_labels", "rpn_bbox_targets", "rpn_bbox_inside_weights", "rpn_bbox_outside_weights")
+
+
+def scores_and_deltas(n: NetSpec, m: Model, features: str, separator: str = "_") -> None:
+    """`rpn_cls_score` and `rpn_bbox_pred` of every anchor; the hidden layer's names differ in their separator."""
+    hidden = f"rpn{separator}output"
+    fillers = blocks.pretrained(m) or blocks.gaussian(0.01)
+    n[hidden] = _conv(n, m, features, m.rpn_channels, 3, name=f"rpn_conv{separator}3x3", **fillers)
+    blocks.relu(n, f"rpn_relu{separator}3x3", hidden)
+    n.rpn_cls_score = _conv(n, m, hidden, 2 * m.anchors, 1, **blocks.gaussian(0.01))
+    n.rpn_bbox_pred = _conv(n, m, hidden, 4 * m.anchors, 1, **blocks.gaussian(0.01))
+    n.rpn_cls_score_reshape = L.Reshape(n.rpn_cls_score, shape=dict(dim=[0, 2, -1, 0]))
+
+
+def _conv(n: NetSpec, m: Model, bottom: str, num_output: int, kernel_size: int, **settings: Any) -> Any:
+    return L.Convolution(
+        n[bottom],
+        param=blocks.trained(m),
+        num_output=num_output,
+        kernel_size=kernel_size,
+        pad=kernel_size // 2,
+        stride=1,
+        **settings,
+    )
+
+
+def probabilities(n: NetSpec, m: Model) -> None:
+    """`rpn_cls_prob_reshape`: background, then foreground probability of every anchor."""
+    n.rpn_cls_prob = L.Softmax(n.rpn_cls_score_reshape)
+    n.rpn_cls_prob_reshape = L.Reshape(n.rpn_cls_prob, shape=dict(dim=[0, 2 * m.anchors, -1, 0]))
+
+
+def proposals(n: NetSpec, m: Model, tops: tuple[str, ...], **options: Any) -> None:
+    """The RoIs; in training, `options` go to the layer and the gradient to the deltas alone."""
+    bottoms = ("rpn_cls_prob_reshape", "rpn_bbox_pred", "im_info")
+    settings: dict[str, Any] = dict(propagate_down=[False, True, False]) if m.train else {}
+    options = options if m.train else dict(gradient_scale=1)
+    blocks.python(
+        n,
+        "proposal",
+        "pylayer.proposal_layer.ProposalLayer",
+        bottoms,
+        tops,
+        **m.anchor_settings(),
+        **options,
+        **settings,
+    )
+
+
+def targets(n: NetSpec, m: Model, bottoms: tuple[str, ...]) -> None:
+    """What each anchor should have answered."""
+    blocks.python(
+        n, "rpn-data", "pylayer.anchor_target_layer.AnchorTargetLayer", bottoms, TARGETS, **m.anchor_settings()
+    )
+
+
+def losses(n: NetSpec) -> None:
+    """Softmax over the sampled anchors, smooth L1 with sigma 3 over the positive ones."""
+    blocks.softmax_loss(n, "rpn_loss_cls", "rpn_cls_score_reshape", TARGETS[0], "rpn_cls_loss")
+    bottoms = ("rpn_bbox_pred", *TARGETS[1:])
+    blocks.box_loss(n, "rpn_loss_bbox", bottoms, "rpn_loss_bbox", smooth_l1_loss_param=dict(sigma=3.0))
