@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from caffe_bridge.errors import PrototxtError
 
-Lines = dict[str, list[int]]
-"""Line (from 1) of every entry of each top-level field, in order: `lines["layer"][2]` is the third layer's."""
+Lines = dict[str, list[int | None]]
+"""Line (from 1) of every entry of each top-level field, in order: `lines["layer"][2]` is the third layer's.
+None stands for entries that are in no file."""
 
 MAX_DEPTH = 100
 """How deep messages may nest."""
