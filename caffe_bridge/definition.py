@@ -59,7 +59,7 @@ def read_net(prototxt: Any, phase: str, stages: Sequence[str] = (), level: int =
     """
     if phase not in PHASES:
         raise PrototxtError(f"phase must be TRAIN or TEST, got {phase!r}")
-    definition = _load(prototxt, "NetParameter")
+    definition = _load_net(prototxt)
     state = definition.param.state
     state.phase = schema.Phase.Value(phase)
     state.stage.extend(stages)
@@ -132,8 +132,8 @@ def read_solver(solver: Any) -> tuple[Any, str]:
 
     Raises PrototxtError for a file that cannot be read and for anything wrong in the text.
     """
-    definition = _load(solver, "SolverParameter")
-    param, path = definition.param, definition.path
+    param, path, _ = _load(solver, "SolverParameter")
+    upgrade_solver(param, path or None)
     if path and not param.HasField("snapshot_prefix"):
         param.snapshot_prefix = str(Path(path).with_suffix(""))
     elif path and os.path.isdir(param.snapshot_prefix):
@@ -178,7 +178,7 @@ def solver_nets(solver: Any, path: str = "") -> tuple[NetDefinition, list[NetDef
 def _solver_net(source: Any, solver_path: str, phase: str, state: Any) -> NetDefinition:
     if isinstance(source, str):
         source = Path(_find_net(source, solver_path))
-    definition = _load(source, "NetParameter")
+    definition = _load_net(source)
     merged = schema.NetState(phase=schema.Phase.Value(phase))
     merged.MergeFrom(definition.param.state)
     merged.MergeFrom(state)
@@ -196,22 +196,23 @@ def _find_net(name: str, solver_path: str) -> str:
     raise PrototxtError(problem, solver_path or None)
 
 
-def _load(source: Any, kind: str) -> NetDefinition:
-    """A NetParameter or SolverParameter (upgraded) from a path, a text or a message."""
-    param = getattr(schema, kind)()
-    path, lines = "", {}
-    if hasattr(source, "DESCRIPTOR"):
-        _copy(source, param, kind)
-    else:
-        if isinstance(source, os.PathLike) or _is_path(source):
-            path = os.fspath(source)
-            source = _read(path)
-        lines = text_format.parse(source, param, path or None)
-    if kind == "SolverParameter":
-        upgrade_solver(param, path or None)
-        return NetDefinition(param, path)
+def _load_net(source: Any) -> NetDefinition:
+    param, path, lines = _load(source, "NetParameter")
     upgrade_net(param, path or None, lines)
     return NetDefinition(param, path, lines.get("layer", []))
+
+
+def _load(source: Any, kind: str) -> tuple[Any, str, text_format.Lines]:
+    """A message of a kind from a path, a text or another message; with its path ("" if none) and lines."""
+    param = getattr(schema, kind)()
+    if hasattr(source, "DESCRIPTOR"):
+        _copy(source, param, kind)
+        return param, "", {}
+    path = ""
+    if isinstance(source, os.PathLike) or _is_path(source):
+        path = os.fspath(source)
+        source = _read(path)
+    return param, path, text_format.parse(source, param, path or None)
 
 
 def _copy(message: Any, param: Any, kind: str) -> None:
