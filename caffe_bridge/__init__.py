@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caffe_bridge.errors import CaffeError, LayerError, PrototxtError, SolverError, WeightsError
 from caffe_bridge.registry import register, register_python
+
+if TYPE_CHECKING:
+    from caffe_bridge.layers.base import Layer
+    from caffe_bridge.net import Net
+    from caffe_bridge.solver import Solver
 
 __version__ = "0.1.0"
 

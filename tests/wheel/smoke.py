@@ -24,12 +24,10 @@ layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { 
 def check_location() -> None:
     """Every module comes from this environment, and nothing was left out of the wheel."""
     prefix = Path(sys.prefix).resolve()
-    for name in ("caffe_bridge", "caffe_bridge.layers", "caffe_bridge.convert", "caffe_bridge.tools"):
-        package = importlib.import_module(name)
-        assert prefix in Path(package.__path__[0]).resolve().parents, (name, package.__path__)
-        for module in pkgutil.iter_modules(package.__path__):
-            if module.name != "__main__":
-                importlib.import_module(f"{name}.{module.name}")
+    for module in pkgutil.walk_packages(caffe_bridge.__path__, "caffe_bridge."):
+        if not module.name.endswith(".__main__"):
+            file = importlib.import_module(module.name).__file__
+            assert file is not None and prefix in Path(file).resolve().parents, (module.name, file)
     assert importlib.metadata.version("caffe-bridge") == caffe_bridge.__version__
     assert (Path(caffe_bridge.__path__[0]) / "py.typed").is_file()
 
