@@ -1,0 +1,242 @@
+"""Caffe's binary weights: a NetParameter whose layers carry their blobs, of any of its three generations."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from caffe_bridge.errors import WeightsError
+from caffe_bridge.weights import blobproto, wire
+from caffe_bridge.weights.contents import StoredBlob, Weights
+from caffe_bridge.weights.files import replacing, to_array
+from caffe_bridge.weights.old_types import V0_TYPES, V1_TYPES
+
+NET_NAME, NET_V1_LAYERS, NET_LAYER = 1, 2, 100
+LAYER_BLOBS = 7
+MAX_NAME = 1 << 16
+MAX_LAYERS = 1 << 17
+MAX_DEFINITION = 1 << 26
+
+LayerHeader = Any  # a LayerParameter message, or (name, type, bottoms, tops)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Field numbers of one generation of layer message."""
+
+    name: int
+    type: int
+    blobs: int
+    nested: int | None = None
+
+
+_LAYER, _V1, _V0 = _Kind(1, 2, LAYER_BLOBS), _Kind(4, 5, 6, nested=1), _Kind(1, 2, 50)
+
+
+@dataclass
+class _Layer:
+    name: str = ""
+    type: str = ""
+    blobs: list[StoredBlob] = field(default_factory=list)
+    v0: _Layer | None = None
+
+
+def read(path: str, buffer: mmap.mmap) -> Weights:
+    """Index a .caffemodel. Raises WeightsError naming the file and, where known, the layer that is broken."""
+    layers: list[_Layer] = []
+    old_layers: list[_Layer] = []
+    name = ""
+    try:
+        for item in wire.fields(buffer, 0, len(buffer)):
+            if item.number == NET_NAME and item.wire == wire.BYTES:
+                name = _text(buffer, item)
+            elif item.number in (NET_LAYER, NET_V1_LAYERS) and item.wire == wire.BYTES:
+                found, kind = (layers, _LAYER) if item.number == NET_LAYER else (old_layers, _V1)
+                found.append(_read_layer(path, buffer, item.first, item.end, kind))
+                if len(layers) + len(old_layers) > MAX_LAYERS:
+                    raise WeightsError(f"{path}: the file holds more than {MAX_LAYERS} layers")
+    except wire.WireError as error:
+        raise _unreadable(path, buffer, error) from error
+    if any(layer.v0 for layer in old_layers):
+        layers = [layer.v0 for layer in old_layers if layer.v0 and layer.v0.type != "padding"]
+    elif old_layers:
+        layers = old_layers
+    if not layers:
+        raise WeightsError(f"{path}: holds no layers; not a .caffemodel{_hint(buffer)}")
+    blobs: dict[str, list[StoredBlob | None]] = {layer.name: list(layer.blobs) for layer in layers}
+    types = {layer.name: layer.type for layer in layers}
+    return Weights(path, blobs, types, name, read_definition=partial(_read_definition, path, buffer))
+
+
+def _read_layer(path: str, buffer: mmap.mmap, start: int, end: int, kind: _Kind) -> _Layer:
+    layer = _Layer()
+    try:
+        _fill_layer(layer, path, buffer, start, end, kind)
+    except wire.WireError as error:
+        label = f"layer '{layer.name}'" if layer.name else "a layer without a name"
+        raise WeightsError(f"{path}: {label} is corrupt at byte {error.offset}: {error}") from error
+    return layer
+
+
+def _fill_layer(layer: _Layer, path: str, buffer: mmap.mmap, start: int, end: int, kind: _Kind) -> None:
+    for item in wire.fields(buffer, start, end):
+        if item.number == kind.name and item.wire == wire.BYTES:
+            layer.name = _text(buffer, item)
+        elif item.number == kind.type:
+            layer.type = _type(buffer, item, kind)
+        elif item.number == kind.blobs and item.wire == wire.BYTES:
+            layer.blobs.append(blobproto.parse(buffer, item.first, item.end))
+            if len(layer.blobs) > MAX_LAYERS:
+                raise wire.WireError(f"a layer has more than {MAX_LAYERS} blobs", item.start)
+        elif item.number == kind.nested and item.wire == wire.BYTES:
+            layer.v0 = _read_layer(path, buffer, item.first, item.end, _V0)
+
+
+def _type(buffer: mmap.mmap, item: wire.Field, kind: _Kind) -> str:
+    if item.wire == wire.VARINT:
+        number = wire.varint(buffer, item.first, item.end)[0]
+        return V1_TYPES.get(number, "") if kind is _V1 else ""
+    if item.wire != wire.BYTES or kind is _V1:
+        return ""
+    text = _text(buffer, item)
+    return V0_TYPES.get(text, text) if kind is _V0 else text
+
+
+def _text(buffer: mmap.mmap, item: wire.Field) -> str:
+    if item.end - item.first > MAX_NAME:
+        raise wire.WireError(f"a name is {item.end - item.first} bytes long", item.start)
+    return buffer[item.first : item.end].decode("utf-8", "backslashreplace")
+
+
+# -- what is wrong with a file -------------------------------------------------------------------------------
+
+
+def _unreadable(path: str, buffer: mmap.mmap, error: wire.WireError) -> WeightsError:
+    if not isinstance(error, wire.CutOffError):
+        return WeightsError(f"{path}: not a .caffemodel: {error} at byte {error.offset}{_hint(buffer)}")
+    inside = ""
+    if error.number in (NET_LAYER, NET_V1_LAYERS) and error.first:
+        name = _name_of_unfinished(buffer, error.first, _LAYER if error.number == NET_LAYER else _V1)
+        inside = f" inside layer '{name}'" if name else " inside a layer"
+    return WeightsError(
+        f"{path}: truncated at byte {len(buffer)}{inside}: {error}; copy or download the file again{_hint(buffer)}"
+    )
+
+
+def _name_of_unfinished(buffer: mmap.mmap, start: int, kind: _Kind) -> str:
+    """The name of a layer message that goes on beyond the end of the file, as far as it is there."""
+    name = ""
+    try:
+        for item in wire.fields(buffer, start, len(buffer)):
+            if item.number == kind.name and item.wire == wire.BYTES:
+                name = _text(buffer, item)
+            elif item.number == kind.nested and item.wire == wire.BYTES:
+                name = _name_of_unfinished(buffer, item.first, _V0) or name
+    except wire.CutOffError as error:
+        if kind.nested and error.number == kind.nested and error.first:
+            name = _name_of_unfinished(buffer, error.first, _V0) or name
+    except wire.WireError:
+        pass
+    return name
+
+
+def _hint(buffer: mmap.mmap) -> str:
+    head = buffer[:32]
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        text = " ".join(head.decode("ascii").split())
+        return f" (it is a text file, beginning '{text}': a prototxt, a web page or a Git LFS pointer?)"
+    return ""
+
+
+# -- the net stored with the weights -------------------------------------------------------------------------
+
+
+def _read_definition(path: str, buffer: mmap.mmap) -> Any:
+    from caffe_bridge import schema, upgrade
+
+    parts: list[bytes] = []
+    _strip(path, buffer, 0, len(buffer), {NET_LAYER: _LAYER, NET_V1_LAYERS: _V1}, parts.append)
+    param = schema.NetParameter.FromString(b"".join(parts))
+    return upgrade.upgrade_net(param)
+
+
+def _strip(
+    path: str, buffer: mmap.mmap, start: int, end: int, kinds: dict[int, _Kind], write: Callable[[bytes], Any]
+) -> None:
+    """Copy a message without the blobs of its layers; `kinds` says which fields are layers."""
+    copied = 0
+    for item in wire.fields(buffer, start, end):
+        if item.number not in kinds or item.wire != wire.BYTES:
+            copied += item.end - item.start
+            if copied > MAX_DEFINITION:
+                raise WeightsError(f"{path}: the net's definition is larger than {MAX_DEFINITION >> 20} MB")
+            write(buffer[item.start : item.end])
+            continue
+        write(_strip_layer(path, buffer, item, kinds[item.number]))
+
+
+def _strip_layer(path: str, buffer: mmap.mmap, item: wire.Field, kind: _Kind) -> bytes:
+    parts: list[bytes] = []
+    for inner in wire.fields(buffer, item.first, item.end):
+        if inner.number == kind.blobs:
+            continue
+        if inner.end - inner.start > MAX_DEFINITION:
+            raise WeightsError(f"{path}: the net's definition is larger than {MAX_DEFINITION >> 20} MB")
+        if inner.number == kind.nested and inner.wire == wire.BYTES:
+            parts.append(_strip_layer(path, buffer, inner, _V0))
+        else:
+            parts.append(buffer[inner.start : inner.end])
+    return wire.encode_bytes(item.number, b"".join(parts))
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def write_caffemodel(path: str | Path, layers: Iterable[tuple[LayerHeader, Sequence[Any]]], name: str = "") -> None:
+    """Write weights as Caffe does (Net::ToProto), layer by layer, without holding more than one array in memory.
+
+    Args:
+        path: the file; replaced in one step at the end.
+        layers: for each layer its LayerParameter message (blobs in it are ignored), or (name, type, bottoms, tops), and
+            its arrays or tensors in Caffe's order. float64 is stored as double_data, everything else as float32.
+        name: the net's name.
+
+    Raises:
+        WeightsError: the file cannot be written, or would be larger than the 2 GB that protobuf lets Caffe read.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        if name:
+            file.write(wire.encode_bytes(NET_NAME, name.encode()))
+        for header, blobs in layers:
+            head, tail = _split_header(_header_bytes(header))
+            arrays = [to_array(blob) for blob in blobs]
+            size = len(head) + len(tail) + sum(blobproto.message_size(LAYER_BLOBS, array) for array in arrays)
+            if file.tell() + size + 16 > blobproto.MAX_MESSAGE:
+                raise WeightsError(
+                    f"{path}: the weights take more than the 2 GB Caffe can read from a .caffemodel; "
+                    "save them as HDF5 (.caffemodel.h5)"
+                )
+            file.write(wire.encode_prefix(NET_LAYER, size) + head)
+            for array in arrays:
+                blobproto.write_message(file.write, LAYER_BLOBS, array)
+            file.write(tail)
+
+
+def _header_bytes(header: LayerHeader) -> bytes:
+    if not isinstance(header, tuple):
+        return header.SerializeToString()
+    name, type_, bottoms, tops = header
+    texts = [(1, name), (2, type_), *((3, bottom) for bottom in bottoms), *((4, top) for top in tops)]
+    return b"".join(wire.encode_bytes(number, text.encode()) for number, text in texts)
+
+
+def _split_header(message: bytes) -> tuple[bytes, bytes]:
+    """A serialised LayerParameter without blobs, parted where its blobs belong."""
+    items = [item for item in wire.fields(message, 0, len(message)) if item.number != LAYER_BLOBS]
+    parts = [(item.number, message[item.start : item.end]) for item in items]
+    head = b"".join(part for number, part in parts if number < LAYER_BLOBS)
+    return head, b"".join(part for number, part in parts if number > LAYER_BLOBS)
