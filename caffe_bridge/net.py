@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from caffe_bridge import definition as definitions
-from caffe_bridge import fillers
+from caffe_bridge import fillers, schema
 from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.graph import Graph, Node, build_graph
 from caffe_bridge.layers.base import Layer
@@ -33,7 +33,7 @@ class Net(torch.nn.Module):
     """A net from a prototxt, run by torch with autograd.
 
     Args:
-        prototxt: a path, the text itself, or a NetParameter message.
+        prototxt: a path, the text itself, a NetParameter message, or a NetDefinition (which has its phase).
         weights: a .caffemodel or .caffemodel.h5 file, or several (comma-separated or a sequence); later ones win.
         phase: "TRAIN" or "TEST"; chooses layers and their behaviour, as in Caffe (not `train()` and `eval()`).
         stages, level: the rest of Caffe's NetState.
@@ -61,10 +61,11 @@ class Net(torch.nn.Module):
         super().__init__()
         if phase not in ("TRAIN", "TEST"):
             raise CaffeError(f"phase is 'TRAIN' or 'TEST', not {phase!r}")
-        self._phase = phase
         self._python_layers = python_layers
-        definition = definitions.read_net(prototxt, phase, tuple(stages), level)
-        self._build(definition)
+        if not isinstance(prototxt, definitions.NetDefinition):
+            prototxt = definitions.read_net(prototxt, phase, tuple(stages), level)
+        self._phase = schema.Phase.Name(prototxt.param.state.phase)
+        self._build(prototxt)
         loaded: set[tuple[str, int]] = set()
         for path in _paths(weights):
             report = self.load(path)
@@ -244,8 +245,6 @@ class Net(torch.nn.Module):
 
 
 def _rebuild(cls: type[Net], data: bytes, path: str, lines: list[int | None], phase: str, python_layers: str) -> Net:
-    from caffe_bridge import schema
-
     net = cls.__new__(cls)
     torch.nn.Module.__init__(net)
     net._phase, net._python_layers = phase, python_layers

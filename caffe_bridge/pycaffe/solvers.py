@@ -1,0 +1,98 @@
+"""pycaffe's solvers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from caffe_bridge import definition as definitions
+from caffe_bridge import optim
+from caffe_bridge.errors import SolverError
+from caffe_bridge.graph import Graph
+from caffe_bridge.pycaffe.net import Net, SplitNet
+from caffe_bridge.solver_loop import SolverLoop
+
+
+class Solver(SolverLoop[Net]):
+    """A solver whose nets are pycaffe nets; `get_solver` picks the class that the prototxt names."""
+
+    rule: str | None = None
+
+    def __init__(self, solver_file: Any):
+        super().__init__(solver_file)
+
+    def _check(self) -> None:
+        if self.rule is not None:
+            self.param.type = self.rule
+        super()._check()
+
+    def _make_net(self, definition: definitions.NetDefinition, weights: Any) -> Net:
+        return Net.from_torch(SplitNet(definition, weights, python_layers="import"))
+
+    def _graph(self, net: Net) -> Graph:
+        return net.torch_net.graph
+
+    def _graph_name(self) -> str:
+        return self.net.name
+
+    def _outputs(self, net: Net) -> list[tuple[str, torch.Tensor]]:
+        return [(name, net.blobs[name].tensor) for name in net.outputs]
+
+    def _forward(self, net: Net) -> tuple[float, list[tuple[str, torch.Tensor]]]:
+        return net._forward(0, len(net.layers) - 1), self._outputs(net)
+
+    def _forward_backward(self) -> tuple[float, list[tuple[str, torch.Tensor]]]:
+        loss, outputs = self._forward(self.net)
+        self.net._backward(len(self.net.layers) - 1, 0)
+        return loss, outputs
+
+    def _share(self, test_net: Net) -> None:
+        test_net.share_with(self.net)
+
+    def _load(self, path: str) -> None:
+        self.net.copy_from(path)
+
+    def _save(self, path: str) -> None:
+        if path.endswith(".h5"):
+            self.net.save_hdf5(path)
+        else:
+            self.net.save(path)
+
+    def share_weights(self, net: Net) -> None:
+        """Let another net use this solver's parameters."""
+        net.share_with(self.net)
+
+
+class SGDSolver(Solver):
+    rule = "SGD"
+
+
+class NesterovSolver(Solver):
+    rule = "Nesterov"
+
+
+class AdaGradSolver(Solver):
+    rule = "AdaGrad"
+
+
+class RMSPropSolver(Solver):
+    rule = "RMSProp"
+
+
+class AdaDeltaSolver(Solver):
+    rule = "AdaDelta"
+
+
+class AdamSolver(Solver):
+    rule = "Adam"
+
+
+def get_solver(solver_file: str | Path) -> Solver:
+    """The solver that a prototxt describes."""
+    param, _ = definitions.read_solver(solver_file)
+    for cls in Solver.__subclasses__():
+        if cls.rule == param.type:
+            return cls(solver_file)
+    raise SolverError(f"solver type '{param.type}' is unknown; Caffe has {', '.join(optim.RULES)}")
