@@ -17,12 +17,12 @@ from caffe_bridge.pycaffe.net_spec import layers as L
 
 
 def image(side=100):
-    return L.Input(shape=dict(dim=[1, 1, side, side]))
+    return L.Input(shape={"dim": [1, 1, side, side]})
 
 
 @pytest.mark.parametrize("kernel, stride, pad, dilation", [(3, 1, 0, 1), (5, 2, 2, 1), (3, 3, 1, 2), (1, 1, 0, 1)])
 def test_convolution_and_deconvolution_are_where_torch_puts_the_centre_of_their_kernel(kernel, stride, pad, dilation):
-    settings = dict(kernel_size=kernel, stride=stride, pad=pad, dilation=dilation)
+    settings = {"kernel_size": kernel, "stride": stride, "pad": pad, "dilation": dilation}
     window = torch.ones(1, 1, kernel)
     cells = torch.arange(60.0).reshape(1, 1, -1)
     _, scale, shift = coord_map(L.Convolution(image(), **settings).fn)
@@ -45,7 +45,7 @@ def test_up_and_down_again_is_the_identity_and_its_shift_the_crop():
     back = coord_map_from_to(data, up)
     assert back == inverse((1, 1, -10))
     cropped = crop(up, data)
-    assert cropped.fn.params == dict(crop_param=dict(axis=2, offset=[10]))
+    assert cropped.fn.params == {"crop_param": {"axis": 2, "offset": [10]}}
     assert coord_map_from_to(cropped, data) == (1, 1, 0)
 
 
@@ -57,9 +57,9 @@ def test_rectangular_kernels_have_one_entry_per_axis():
 
 def test_legacy_pooling_param_and_crop_param_are_read():
     data = image()
-    pooled = L.Pooling(data, pooling_param=dict(kernel_size=2, stride=2))
+    pooled = L.Pooling(data, pooling_param={"kernel_size": 2, "stride": 2})
     assert coord_map(pooled.fn) == (1, 0.5, -0.25)
-    assert coord_map(L.Crop(data, data, crop_param=dict(axis=3, offset=4)).fn) == (2, 1, -4)
+    assert coord_map(L.Crop(data, data, crop_param={"axis": 3, "offset": 4}).fn) == (2, 1, -4)
 
 
 def test_the_reference_of_a_crop_is_not_its_ancestor():

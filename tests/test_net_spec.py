@@ -17,18 +17,16 @@ def net(text):
 
 
 def image():
-    return L.Input(shape=dict(dim=[1, 3, 8, 8]))
+    return L.Input(shape={"dim": [1, 3, 8, 8]})
 
 
 def test_names_in_place_and_parameters():
     n = NetSpec()
-    n.data, n.label = L.DummyData(ntop=2, shape=[dict(dim=[2, 3]), dict(dim=2)], transform_param=dict(scale=0.5))
-    n.ip = L.InnerProduct(
-        n.data, num_output=4, weight_filler=dict(type="xavier"), param=[dict(lr_mult=0), dict(name="b")]
-    )
+    n.data, n.label = L.DummyData(ntop=2, shape=[{"dim": [2, 3]}, {"dim": 2}], transform_param={"scale": 0.5})
+    n.ip = L.InnerProduct(n.data, num_output=4, weight_filler={"type": "xavier"}, param=[{"lr_mult": 0}, {"name": "b"}])
     n.relu = L.ReLU(n.ip, in_place=True)
     n.pool = L.Pooling(n.relu, pool=P.Pooling.AVE, global_pooling=True)
-    n["the/loss"] = L.SoftmaxWithLoss(n.pool, n.label, loss_weight=2, name="loss", include=dict(phase=schema.TRAIN))
+    n["the/loss"] = L.SoftmaxWithLoss(n.pool, n.label, loss_weight=2, name="loss", include={"phase": schema.TRAIN})
     assert n.to_proto() == net("""
         layer { name: "data" type: "DummyData" top: "data" top: "label" transform_param { scale: 0.5 }
                 dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
@@ -66,7 +64,7 @@ def test_unassigned_layers_come_along_and_shared_ones_once():
 
 def test_layers_without_tops():
     n = NetSpec()
-    n.data, n.other = L.DummyData(ntop=2, shape=dict(dim=3))
+    n.data, n.other = L.DummyData(ntop=2, shape={"dim": 3})
     n.quiet = L.Silence(n.data, ntop=0)
     unnamed = L.Silence(n.other, ntop=0)
     n.tops["unnamed"] = unnamed
@@ -85,7 +83,7 @@ def test_a_parameter_no_message_has():
     with pytest.raises(AttributeError, match="'kernal_size'"):
         L.Convolution(image(), kernal_size=3).to_proto()
     with pytest.raises(AttributeError, match="FillerParameter has no field 'kind'"):
-        L.Convolution(image(), weight_filler=dict(kind="xavier")).to_proto()
+        L.Convolution(image(), weight_filler={"kind": "xavier"}).to_proto()
 
 
 def test_missing_top_is_a_key_error_and_an_attribute_error():
@@ -101,7 +99,7 @@ def test_assign_proto():
     layer = schema.LayerParameter()
     assign_proto(layer, "top", "one")
     assign_proto(layer, "propagate_down", (True, False))
-    assign_proto(layer, "reshape_param", dict(shape=dict(dim=[0, -1])))
+    assign_proto(layer, "reshape_param", {"shape": {"dim": [0, -1]}})
     assign_proto(layer, "param", [])
     assert list(layer.top) == ["one"] and list(layer.propagate_down) == [True, False]
     assert list(layer.reshape_param.shape.dim) == [0, -1] and not layer.param
@@ -109,9 +107,12 @@ def test_assign_proto():
 
 def test_param_name_dict():
     names = param_name_dict()
-    for type_name, name in dict(
-        InnerProduct="inner_product", LRN="lrn", Python="python", ROIWarping="roi_warping"
-    ).items():
+    for type_name, name in {
+        "InnerProduct": "inner_product",
+        "LRN": "lrn",
+        "Python": "python",
+        "ROIWarping": "roi_warping",
+    }.items():
         assert names[type_name] == name
     assert "SoftmaxWithLoss" not in names
 

@@ -169,4 +169,4 @@ def crop(top_from: Top, top_to: Top) -> Top:
         raise CropException(f"cannot crop noninteger offset (b = {shift})")
     offset = [int(value) for value in -np.round(shift)]
     first = 2 if axis is None else axis + 1
-    return layers.Crop(top_from, top_to, crop_param=dict(axis=first, offset=offset))
+    return layers.Crop(top_from, top_to, crop_param={"axis": first, "offset": offset})

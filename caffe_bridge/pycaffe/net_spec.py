@@ -24,7 +24,7 @@ from caffe_bridge import schema
 
 
 def param_name_dict() -> dict[str, str]:
-    """The layer types that have a parameter message, and its field without the ending: `{"InnerProduct": "inner_product"}`.
+    """The layer types with a parameter message, and its field without the ending: `{"InnerProduct": "inner_product"}`.
 
     A few entries (`Transformation`, `Loss`) are messages that several types share.
     """

@@ -1,1 +1,11 @@
-"""The network definitions of prototxt/, written once as functions on a NetSpec; `caffe-bridge make-prototxt` renders them."""
+"""The network definitions of prototxt/, written once as functions on a NetSpec.
+
+model      what a definition is sized by
+blocks     single layers with their published settings
+trunks     from the image to features
+rpn        region proposals
+heads      what is predicted for each RoI
+mnc, cfm, faster_rcnn   the networks
+catalogue  every definition by name, with its solver
+render     definitions to text; `caffe-bridge make-prototxt` writes it
+"""

@@ -14,19 +14,19 @@ from .model import Model
 MASK_SIZE = 21
 """Side of a predicted mask; the configuration's MASK_SIZE."""
 
-FROZEN = [dict(lr_mult=0, decay_mult=0)] * 2
+FROZEN = [{"lr_mult": 0, "decay_mult": 0}] * 2
 
 
 def trained(m: Model) -> list[dict[str, Any]]:
-    """ParamSpecs of a trained weight and bias. The test networks' decay_mult is the published one, and without effect."""
+    """ParamSpecs of a trained weight and bias; the decay_mult of the published test networks has no effect."""
     if m.train:
-        return [dict(lr_mult=1), dict(lr_mult=2)]
-    return [dict(lr_mult=1, decay_mult=1), dict(lr_mult=2, decay_mult=0)]
+        return [{"lr_mult": 1}, {"lr_mult": 2}]
+    return [{"lr_mult": 1, "decay_mult": 1}, {"lr_mult": 2, "decay_mult": 0}]
 
 
 def shared(m: Model, name: str) -> list[dict[str, Any]]:
     """ParamSpecs of a weight and bias that other layers share under the names `name`_w and `name`_b."""
-    specs: list[dict[str, Any]] = [dict(name=f"{name}_w"), dict(name=f"{name}_b")]
+    specs: list[dict[str, Any]] = [{"name": f"{name}_w"}, {"name": f"{name}_b"}]
     if m.train:
         specs[0]["lr_mult"], specs[1]["lr_mult"] = 1, 2
     return specs
@@ -34,12 +34,12 @@ def shared(m: Model, name: str) -> list[dict[str, Any]]:
 
 def gaussian(std: float) -> dict[str, Any]:
     """Fillers of a layer that no pretrained network provides: normal weights, zero bias."""
-    return dict(weight_filler=dict(type="gaussian", std=std), bias_filler=dict(type="constant", value=0))
+    return {"weight_filler": {"type": "gaussian", "std": std}, "bias_filler": {"type": "constant", "value": 0}}
 
 
 def pretrained(m: Model) -> dict[str, Any]:
     """Fillers of a layer that a pretrained network provides: none, unless the model is trained from scratch."""
-    return dict(weight_filler=dict(type="msra")) if m.from_scratch else {}
+    return {"weight_filler": {"type": "msra"}} if m.from_scratch else {}
 
 
 def relu(n: NetSpec, name: str, blob: str) -> None:
@@ -56,7 +56,7 @@ def halve(n: NetSpec, name: str, bottom: str, top: str | None = None) -> None:
 
 
 def fc(n: NetSpec, name: str, bottom: str, num_output: int, param: Sequence[dict[str, Any]], **fillers: Any) -> None:
-    settings = dict(param=list(param)) if param else {}
+    settings = {"param": list(param)} if param else {}
     n[name] = L.InnerProduct(n[bottom], num_output=num_output, **settings, **fillers)
 
 
@@ -66,7 +66,7 @@ def python(n: NetSpec, name: str, layer: str, bottoms: Sequence[str], tops: Sequ
     settings: dict[str, Any] = {}
     if "propagate_down" in options:
         settings["propagate_down"] = options.pop("propagate_down")
-    python_param = dict(module=module, layer=class_name)
+    python_param = {"module": module, "layer": class_name}
     if options:
         python_param["param_str"] = str(options)
     made = L.Python(*(n[b] for b in bottoms), name=name, ntop=len(tops), python_param=python_param, **settings)
@@ -75,7 +75,7 @@ def python(n: NetSpec, name: str, layer: str, bottoms: Sequence[str], tops: Sequ
 
 
 def softmax(n: NetSpec, name: str, scores: str) -> None:
-    n[name] = L.Softmax(n[scores], loss_param=dict(ignore_label=-1, normalize=True))
+    n[name] = L.Softmax(n[scores], loss_param={"ignore_label": -1, "normalize": True})
 
 
 def softmax_loss(n: NetSpec, name: str, scores: str, labels: str, top: str) -> None:
@@ -85,7 +85,7 @@ def softmax_loss(n: NetSpec, name: str, scores: str, labels: str, top: str) -> N
         name=name,
         propagate_down=[True, False],
         loss_weight=1,
-        loss_param=dict(ignore_label=-1, normalize=True),
+        loss_param={"ignore_label": -1, "normalize": True},
     )
 
 
@@ -96,6 +96,6 @@ def box_loss(n: NetSpec, name: str, bottoms: Sequence[str], top: str, **settings
 
 def inputs(n: NetSpec, shapes: dict[str, tuple[int, ...]]) -> None:
     """The blobs a test network is fed; rendered as NetParameter's `input` fields (see `render.net_text`)."""
-    tops = L.Input(name="input", ntop=len(shapes), shape=[dict(dim=list(shape)) for shape in shapes.values()])
+    tops = L.Input(name="input", ntop=len(shapes), shape=[{"dim": list(shape)} for shape in shapes.values()])
     for name, top in zip(shapes, tops):
         n[name] = top

@@ -34,25 +34,30 @@ class Definition:
 _MNC_PAPER = "J. Dai, K. He, J. Sun: Instance-aware Semantic Segmentation via Multi-task Network Cascades, CVPR 2016"
 _CFM_PAPER = "J. Dai, K. He, J. Sun: Convolutional Feature Masking for Joint Object and Stuff Segmentation, CVPR 2015"
 _FASTER_RCNN_PAPER = (
-    "S. Ren, K. He, R. Girshick, J. Sun: Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks,"
-    " NIPS 2015"
+    "S. Ren, K. He, R. Girshick, J. Sun: Faster R-CNN: Towards Real-Time Object Detection"
+    " with Region Proposal Networks, NIPS 2015"
 )
 
-_PUBLISHED_SOLVER = dict(
-    base_lr=0.001,
-    lr_policy="step",
-    gamma=0.1,
-    stepsize=20000,
-    display=100,
-    average_loss=100,
-    momentum=0.9,
-    weight_decay=0.0005,
-    snapshot=0,
-    iter_size=8,
-)
-_TINY_SOLVER = _PUBLISHED_SOLVER | dict(
-    base_lr=0.01, stepsize=2000, display=20, average_loss=20, iter_size=1, clip_gradients=10.0
-)
+_PUBLISHED_SOLVER = {
+    "base_lr": 0.001,
+    "lr_policy": "step",
+    "gamma": 0.1,
+    "stepsize": 20000,
+    "display": 100,
+    "average_loss": 100,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
+    "snapshot": 0,
+    "iter_size": 8,
+}
+_TINY_SOLVER = _PUBLISHED_SOLVER | {
+    "base_lr": 0.01,
+    "stepsize": 2000,
+    "display": 20,
+    "average_loss": 20,
+    "iter_size": 1,
+    "clip_gradients": 10.0,
+}
 
 
 def _tiny(name: str) -> Model:
@@ -75,41 +80,41 @@ DEFINITIONS: dict[str, Definition] = {
         _MNC_PAPER,
         mnc.net,
         Model("VGG16", trunks.vgg16),
-        _PUBLISHED_SOLVER | dict(snapshot_prefix="vgg16_mnc_5stage"),
+        _PUBLISHED_SOLVER | {"snapshot_prefix": "vgg16_mnc_5stage"},
     ),
     "mnc5_tiny": Definition(
         "the five-stage multi-task network cascade, thin, for images of about 200 pixels",
         _MNC_PAPER,
         mnc.net,
         _tiny("MNC5_tiny"),
-        _TINY_SOLVER | dict(snapshot_prefix="mnc5_tiny"),
+        _TINY_SOLVER | {"snapshot_prefix": "mnc5_tiny"},
     ),
     "cfm": Definition(
         "convolutional feature masking on VGG-16, as published with MNC",
         _CFM_PAPER,
         cfm.net,
         Model("VGG16", trunks.vgg16),
-        _PUBLISHED_SOLVER | dict(snapshot_prefix="cfm"),
+        _PUBLISHED_SOLVER | {"snapshot_prefix": "cfm"},
     ),
     "cfm_tiny": Definition(
         "convolutional feature masking, thin, for images of about 200 pixels",
         _CFM_PAPER,
         cfm.net,
         _tiny("CFM_tiny"),
-        _TINY_SOLVER | dict(snapshot_prefix="cfm_tiny"),
+        _TINY_SOLVER | {"snapshot_prefix": "cfm_tiny"},
     ),
     "faster_rcnn": Definition(
         "Faster R-CNN on VGG-16 with RoI warping, trained end to end, as published with MNC",
         _FASTER_RCNN_PAPER,
         faster_rcnn.net,
         Model("VGG_ILSVRC_16_layers", trunks.vgg16),
-        _PUBLISHED_SOLVER | dict(stepsize=50000, display=20, iter_size=2, snapshot_prefix="vgg16_faster_rcnn"),
+        _PUBLISHED_SOLVER | {"stepsize": 50000, "display": 20, "iter_size": 2, "snapshot_prefix": "vgg16_faster_rcnn"},
     ),
     "faster_rcnn_tiny": Definition(
         "Faster R-CNN with RoI warping, thin, for images of about 200 pixels",
         _FASTER_RCNN_PAPER,
         faster_rcnn.net,
         _tiny("Faster_RCNN_tiny"),
-        _TINY_SOLVER | dict(snapshot_prefix="faster_rcnn_tiny"),
+        _TINY_SOLVER | {"snapshot_prefix": "faster_rcnn_tiny"},
     ),
 }

@@ -37,7 +37,7 @@ def net(m: Model) -> NetSpec:
         blocks.python(n, "input-data", "pylayer.cfm_data_layer.CFMDataLayer", (), TOPS, num_classes=m.classes)
     else:
         mask = (1, 1, INPUT_MASK_SIZE, INPUT_MASK_SIZE)
-        blocks.inputs(n, dict(data=(1, 3, 224, 224), rois=(1, 5), masks=mask))
+        blocks.inputs(n, {"data": (1, 3, 224, 224), "rois": (1, 5), "masks": mask})
     features = m.trunk(n, m)
     _roi_pooling(n, m, "roi_pooling_conv5", features, INPUT_MASK_SIZE // 2)
     heads.hidden_pair(n, m, "roi_pooling_conv5", _specs, "")
@@ -82,7 +82,7 @@ def _specs(m: Model, name: str) -> list[dict[str, Any]]:
 
 
 def _features_only(m: Model) -> dict[str, Any]:
-    return dict(propagate_down=[True, False]) if m.train else {}
+    return {"propagate_down": [True, False]} if m.train else {}
 
 
 def _roi_pooling(n: NetSpec, m: Model, name: str, features: str, size: int) -> None:

@@ -20,7 +20,7 @@ def net(m: Model) -> NetSpec:
         tops = ("data", "im_info", "gt_boxes")
         blocks.python(n, "input-data", "pylayer.mnc_data_layer.MNCDataLayer", (), tops, num_classes=m.classes)
     else:
-        blocks.inputs(n, dict(data=(1, 3, 224, 224), im_info=(1, 3)))
+        blocks.inputs(n, {"data": (1, 3, 224, 224), "im_info": (1, 3)})
     features = m.trunk(n, m)
     rpn.scores_and_deltas(n, m, features, separator="/")
     if m.train:
@@ -50,7 +50,7 @@ def _sample(n: NetSpec, m: Model) -> None:
 
 
 def _detect(n: NetSpec, m: Model, features: str) -> None:
-    settings: dict[str, Any] = dict(propagate_down=[True, True]) if m.train else {}
+    settings: dict[str, Any] = {"propagate_down": [True, True]} if m.train else {}
     n.pool5 = L.ROIWarping(
         n[features],
         n.rois,

@@ -17,7 +17,7 @@ from .model import Model
 ROI_SIZE = 14
 """Side of the RoI features that masks are predicted from and applied to; boxes get half of it."""
 
-CLIP = dict(use_clip=1, clip_base=512)
+CLIP = {"use_clip": 1, "clip_base": 512}
 """Gradients to box coordinates are cut to +-1/512."""
 
 ROI_TARGETS = (
@@ -51,7 +51,7 @@ def net(m: Model) -> NetSpec:
         tops = ("data", "im_info", "gt_boxes", "gt_masks", "mask_info")
         blocks.python(n, "input-data", "pylayer.mnc_data_layer.MNCDataLayer", (), tops, num_classes=m.classes)
     else:
-        blocks.inputs(n, dict(data=(1, 3, 224, 224), im_info=(1, 3)))
+        blocks.inputs(n, {"data": (1, 3, 224, 224), "im_info": (1, 3)})
     features = m.trunk(n, m)
     _propose(n, m, features)
     _warp(n, m, features, halved=True)
@@ -91,7 +91,7 @@ def _warp(n: NetSpec, m: Model, features: str, halved: bool, suffix: str = "") -
     """
     top = f"roi_interpolate_conv5{suffix}"
     size = 2 * ROI_SIZE if halved else ROI_SIZE
-    settings: dict[str, Any] = dict(propagate_down=[True, True]) if halved else {}
+    settings: dict[str, Any] = {"propagate_down": [True, True]} if halved else {}
     warped = f"{top}_premax" if halved else top
     n[warped] = L.ROIWarping(
         n[features], n[f"rois{suffix}"], pooled_w=size, pooled_h=size, spatial_scale=1 / m.stride, **settings
@@ -109,7 +109,7 @@ def _predict(n: NetSpec, m: Model, suffix: str = "") -> None:
     _mask_proposals(n, m, suffix)
     blocks.halve(n, f"roi_interpolate_conv5_box{suffix}", features)
     heads.hidden_pair(n, m, f"roi_interpolate_conv5_box{suffix}", blocks.shared, suffix)
-    settings: dict[str, Any] = dict(propagate_down=[True, True]) if m.train else {}
+    settings: dict[str, Any] = {"propagate_down": [True, True]} if m.train else {}
     n[f"roi_mask_conv5{suffix}"] = L.MaskPooling(
         n[features], n[f"mask_proposal_resize{suffix}"], name=f"mask_pooling{suffix}", **settings
     )

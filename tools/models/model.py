@@ -45,7 +45,7 @@ class Model:
         return len(self.anchor_scales) * len(self.anchor_ratios)
 
     def anchor_settings(self) -> dict[str, Any]:
-        """The `param_str` entries of the layers that make anchors; scales and ratios only where not the published ones."""
+        """The `param_str` entries of the layers that make anchors; scales and ratios only where they are not MNC's."""
         settings: dict[str, Any] = {"feat_stride": self.stride}
         if self.anchor_scales != Model.anchor_scales:
             settings["scales"] = list(self.anchor_scales)

@@ -26,7 +26,7 @@ def files(definition: Definition) -> dict[str, str]:
 def net_message(definition: Definition, train: bool) -> Any:
     """The NetParameter of a definition in one phase.
 
-    Inputs are NetParameter's own fields `input` and `input_shape`, which every Caffe since 2014 reads, MNC's fork included.
+    Inputs are NetParameter's own fields `input` and `input_shape`: MNC's fork has no Input layer.
     """
     model: Model = replace(definition.model, train=train)
     message = definition.net(model).to_proto()

@@ -21,7 +21,7 @@ def scores_and_deltas(n: NetSpec, m: Model, features: str, separator: str = "_")
     blocks.relu(n, f"rpn_relu{separator}3x3", hidden)
     n.rpn_cls_score = _conv(n, m, hidden, 2 * m.anchors, 1, **blocks.gaussian(0.01))
     n.rpn_bbox_pred = _conv(n, m, hidden, 4 * m.anchors, 1, **blocks.gaussian(0.01))
-    n.rpn_cls_score_reshape = L.Reshape(n.rpn_cls_score, shape=dict(dim=[0, 2, -1, 0]))
+    n.rpn_cls_score_reshape = L.Reshape(n.rpn_cls_score, shape={"dim": [0, 2, -1, 0]})
 
 
 def _conv(n: NetSpec, m: Model, bottom: str, num_output: int, kernel_size: int, **settings: Any) -> Any:
@@ -39,24 +39,18 @@ def _conv(n: NetSpec, m: Model, bottom: str, num_output: int, kernel_size: int, 
 def probabilities(n: NetSpec, m: Model) -> None:
     """`rpn_cls_prob_reshape`: background, then foreground probability of every anchor."""
     n.rpn_cls_prob = L.Softmax(n.rpn_cls_score_reshape)
-    n.rpn_cls_prob_reshape = L.Reshape(n.rpn_cls_prob, shape=dict(dim=[0, 2 * m.anchors, -1, 0]))
+    n.rpn_cls_prob_reshape = L.Reshape(n.rpn_cls_prob, shape={"dim": [0, 2 * m.anchors, -1, 0]})
 
 
 def proposals(n: NetSpec, m: Model, tops: tuple[str, ...], **options: Any) -> None:
     """The RoIs; in training, `options` go to the layer and the gradient to the deltas alone."""
     bottoms = ("rpn_cls_prob_reshape", "rpn_bbox_pred", "im_info")
-    settings: dict[str, Any] = dict(propagate_down=[False, True, False]) if m.train else {}
-    options = options if m.train else dict(gradient_scale=1)
-    blocks.python(
-        n,
-        "proposal",
-        "pylayer.proposal_layer.ProposalLayer",
-        bottoms,
-        tops,
-        **m.anchor_settings(),
-        **options,
-        **settings,
-    )
+    if m.train:
+        options["propagate_down"] = [False, True, False]
+    else:
+        options = {"gradient_scale": 1}
+    layer = "pylayer.proposal_layer.ProposalLayer"
+    blocks.python(n, "proposal", layer, bottoms, tops, **m.anchor_settings(), **options)
 
 
 def targets(n: NetSpec, m: Model, bottoms: tuple[str, ...]) -> None:
@@ -70,4 +64,4 @@ def losses(n: NetSpec) -> None:
     """Softmax over the sampled anchors, smooth L1 with sigma 3 over the positive ones."""
     blocks.softmax_loss(n, "rpn_loss_cls", "rpn_cls_score_reshape", TARGETS[0], "rpn_cls_loss")
     bottoms = ("rpn_bbox_pred", *TARGETS[1:])
-    blocks.box_loss(n, "rpn_loss_bbox", bottoms, "rpn_loss_bbox", smooth_l1_loss_param=dict(sigma=3.0))
+    blocks.box_loss(n, "rpn_loss_bbox", bottoms, "rpn_loss_bbox", smooth_l1_loss_param={"sigma": 3.0})
