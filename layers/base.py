@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -118,9 +118,9 @@ class Layer(torch.nn.Module):
         """
         return [bottom_shapes[0]] * len(self.param.top)
 
-    def forward(self, *bottoms: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """The tops, in order (a bare tensor when there is one)."""
-        raise NotImplementedError
+    # Takes the bottoms, returns the tops in order (a bare tensor when there is one). Declared as torch does, so that
+    # a layer may name its bottoms.
+    forward: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
     def allow_force_backward(self, bottom: int) -> bool:
         """Whether `force_backward` may ask for this bottom's gradient."""
