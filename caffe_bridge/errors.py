@@ -8,7 +8,8 @@ from collections.abc import Sequence
 class CaffeError(RuntimeError):
     """Base of every error caused by what the user brought: a file, a net, an array.
 
-    It is a RuntimeError because that is what pycaffe raises. The command-line tools print it as one line and exit with status 2.
+    It is a RuntimeError because that is what pycaffe raises. The command-line tools print it as one line and exit with
+    status 2.
     """
 
 

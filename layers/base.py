@@ -99,7 +99,8 @@ class Layer(torch.nn.Module):
         self._check_count("bottom", len(bottom_shapes), self.bottoms)
         self._check_count("top", len(param.top), self.tops)
         if self.same_count and len(param.top) != len(bottom_shapes):
-            raise LayerError(f"makes as many tops as it has bottoms: {len(bottom_shapes)} given, {len(param.top)} named")
+            given, named = len(bottom_shapes), len(param.top)
+            raise LayerError(f"makes as many tops as it has bottoms: {given} given, {named} named")
         self.setup([tuple(shape) for shape in bottom_shapes])
 
     def _check_count(self, what: str, count: int, limits: tuple[int, int | None]) -> None:
