@@ -60,16 +60,23 @@ def fc(n: NetSpec, name: str, bottom: str, num_output: int, param: Sequence[dict
     n[name] = L.InnerProduct(n[bottom], num_output=num_output, **settings, **fillers)
 
 
-def python(n: NetSpec, name: str, layer: str, bottoms: Sequence[str], tops: Sequence[str], **options: Any) -> None:
-    """A Python layer `module.Class`; `options` are its `param_str`, and `propagate_down` the layer's own."""
+def python(
+    n: NetSpec,
+    name: str,
+    layer: str,
+    bottoms: Sequence[str],
+    tops: Sequence[str],
+    propagate_down: Sequence[bool] | None = None,
+    **options: Any,
+) -> None:
+    """A Python layer, `layer` being its module and class, `options` its param_str."""
     module, class_name = layer.rsplit(".", 1)
-    settings: dict[str, Any] = {}
-    if "propagate_down" in options:
-        settings["propagate_down"] = options.pop("propagate_down")
-    python_param = {"module": module, "layer": class_name}
+    settings: dict[str, Any] = {"python_param": {"module": module, "layer": class_name}}
     if options:
-        python_param["param_str"] = str(options)
-    made = L.Python(*(n[b] for b in bottoms), name=name, ntop=len(tops), python_param=python_param, **settings)
+        settings["python_param"]["param_str"] = str(options)
+    if propagate_down is not None:
+        settings["propagate_down"] = propagate_down
+    made = L.Python(*(n[b] for b in bottoms), name=name, ntop=len(tops), **settings)
     for top, value in zip(tops, [made] if len(tops) == 1 else made):
         n[top] = value
 

@@ -45,12 +45,9 @@ def probabilities(n: NetSpec, m: Model) -> None:
 def proposals(n: NetSpec, m: Model, tops: tuple[str, ...], **options: Any) -> None:
     """The RoIs; in training, `options` go to the layer and the gradient to the deltas alone."""
     bottoms = ("rpn_cls_prob_reshape", "rpn_bbox_pred", "im_info")
-    if m.train:
-        options["propagate_down"] = [False, True, False]
-    else:
-        options = {"gradient_scale": 1}
-    layer = "pylayer.proposal_layer.ProposalLayer"
-    blocks.python(n, "proposal", layer, bottoms, tops, **m.anchor_settings(), **options)
+    down = [False, True, False] if m.train else None
+    options = m.anchor_settings() | (options if m.train else {"gradient_scale": 1})
+    blocks.python(n, "proposal", "pylayer.proposal_layer.ProposalLayer", bottoms, tops, down, **options)
 
 
 def targets(n: NetSpec, m: Model, bottoms: tuple[str, ...]) -> None:
