@@ -102,7 +102,7 @@ def box_loss(n: NetSpec, name: str, bottoms: Sequence[str], top: str, **settings
 
 
 def inputs(n: NetSpec, shapes: dict[str, tuple[int, ...]]) -> None:
-    """The blobs a test network is fed; rendered as NetParameter's `input` fields (see `render.net_text`)."""
+    """The blobs a test network is fed; rendered as NetParameter's `input` fields (see `render.net_message`)."""
     tops = L.Input(name="input", ntop=len(shapes), shape=[{"dim": list(shape)} for shape in shapes.values()])
     for name, top in zip(shapes, tops):
         n[name] = top
