@@ -18,7 +18,7 @@ setup venv: $(VENV)/.installed
 
 # Some systems ship venv without ensurepip; there the interpreter's own pip fills the environment.
 $(VENV)/.dependencies: requirements.lock
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip $(PIP_ARGS); }
 	$(PIP) --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
 	$(PIP) -r requirements.lock
