@@ -4,12 +4,13 @@
     found = detect(net, cv2.imread("street.jpg"))
     mask = paste_mask(found.masks[0], found.boxes[0], image.shape[:2])
 
-The steps and their numbers are those of MNC's demo and test programs. Boxes are (x1, y1, x2, y2) with inclusive corners;
-class 0 is the background and never appears in a result.
+The steps and their numbers are those of MNC's demo and test programs. Boxes are (x1, y1, x2, y2) with inclusive
+corners; class 0 is the background and never appears in a result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,8 +24,8 @@ from caffe_bridge.layers import functional
 from caffe_bridge.net import Net
 
 VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 STAGES = ("", "_ext")  # the cascade's third stage, and its fifth on the regressed boxes
 STAGE_BLOBS = ("rois", "mask_proposal", "seg_cls_prob")
@@ -92,10 +93,12 @@ def prepare_image(
     """
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise CaffeError(f"an image is an array (height, width, 3) of blue, green and red, not {image.shape}")
+    if not cfg.TEST.SCALES:
+        raise CaffeError("TEST.SCALES is empty; it needs the pixels of the short side, such as (600,)")
+    target_size = cfg.TEST.SCALES[0] if target_size is None else target_size
+    max_size = cfg.TRAIN.MAX_SIZE if max_size is None else max_size
     height, width = image.shape[:2]
-    scale = image_scale(
-        height, width, target_size or cfg.TEST.SCALES[0], cfg.TRAIN.MAX_SIZE if max_size is None else max_size
-    )
+    scale = image_scale(height, width, target_size, max_size)
     new_height, new_width = (int(np.round(side * scale)) for side in (height, width))
     if min(new_height, new_width) < 1 or new_height * new_width > MAX_PIXELS:
         raise CaffeError(f"an image of {width} x {height} pixels scaled by {scale:g} is {new_width} x {new_height}")
@@ -108,15 +111,14 @@ def prepare_image(
 
 def check_net(net: Net) -> None:
     """Raise CaffeError unless the net takes data and im_info and makes the blobs of MNC's test nets."""
+    name = net.name or "this net"
     if set(net.inputs) != {"data", "im_info"}:
         raise CaffeError(
-            f"an MNC test net takes 'data' and 'im_info'; {net.name or 'this net'} takes {', '.join(net.inputs) or '-'}"
+            f"an MNC test net takes 'data' and 'im_info'; {name} takes {', '.join(net.inputs) or 'nothing'}"
         )
-    missing = [name for name in STAGE_BLOBS if name not in net.graph.shapes]
+    missing = [blob for blob in STAGE_BLOBS if blob not in net.graph.shapes]
     if missing:
-        raise CaffeError(
-            f"an MNC test net makes {', '.join(STAGE_BLOBS)}; {net.name or 'this net'} has no '{missing[0]}'"
-        )
+        raise CaffeError(f"an MNC test net makes {', '.join(STAGE_BLOBS)}; {name} has no '{missing[0]}'")
 
 
 @torch.no_grad()
@@ -191,7 +193,7 @@ def detect(net: Net, image: np.ndarray, max_per_image: int = 100) -> Instances:
 
 
 def paste_mask(
-    mask: torch.Tensor | np.ndarray, box: torch.Tensor | np.ndarray, image_size: tuple[int, int]
+    mask: torch.Tensor | np.ndarray, box: torch.Tensor | np.ndarray, image_size: Sequence[int]
 ) -> np.ndarray:
     """The mask of one instance over the whole image.
 
@@ -204,10 +206,12 @@ def paste_mask(
         bool [height, width]: the mask resized to the box (as cv2.resize does it), at least cfg.BINARIZE_THRESH.
     """
     height, width = image_size
-    limits = [width - 1, height - 1, width - 1, height - 1]
-    x1, y1, x2, y2 = np.clip(np.round(np.asarray(box, np.float64)[:4]), 0, limits).astype(int)
+    corners = np.round(np.asarray(box, np.float64)[:4])
     pasted = np.zeros((height, width), bool)
+    if not np.isfinite(corners).all():
+        return pasted
+    x1, y1, x2, y2 = np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).astype(int).tolist()
     if x2 >= x1 and y2 >= y1:
-        resized = cv2.resize(np.asarray(mask, np.float32), (int(x2 - x1 + 1), int(y2 - y1 + 1)))
+        resized = cv2.resize(np.asarray(mask, np.float32), (x2 - x1 + 1, y2 - y1 + 1))
         pasted[y1 : y2 + 1, x1 : x2 + 1] = resized >= cfg.BINARIZE_THRESH
     return pasted

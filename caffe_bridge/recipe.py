@@ -86,7 +86,8 @@ def compare(got: Mapping[str, np.ndarray], recorded: Mapping[str, np.ndarray]) -
     """Compare a net's blobs with a recording.
 
     Rounding moves single RoIs across the thresholds of the proposal stage, so RoIs are matched to the nearest recorded
-    one; 99 % must lie within 0.05 pixels, and 99 % of the rows that follow from those within 0.002 (rois_ext: 0.5 pixels).
+    one; 99 % must lie within 0.05 pixels, and of the rows that follow from those 99 % within 0.002 (rois_ext: 0.5
+    pixels).
     """
     for blob in FIRST_STAGE:
         if blob in recorded:
