@@ -1,8 +1,8 @@
 """COCO's run-length encoding of masks, as its annotation and result files hold it.
 
 Pixels are taken column by column; `counts` are the lengths of runs of equal pixels, starting with a run of zeros that
-may be empty. The compressed form writes each count (from the fourth on its difference to the count two before) in groups
-of five bits, lowest first, as characters from code 48; bit 5 of a character says that more follow.
+may be empty. The compressed form writes each count (from the fourth on its difference to the count two before) in
+groups of five bits, lowest first, as characters from code 48; bit 5 of a character says that more follow.
 """
 
 from __future__ import annotations
