@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from caffe_bridge.weights import caffemodel, hdf5
 from caffe_bridge.weights.blobproto import read_blobproto, write_blobproto
@@ -53,21 +53,27 @@ def read(path: str | Path) -> Weights:
 
 
 def save_net(
-    path: str | Path, definition: Any, params: Mapping[str, Sequence[Any]], owners: Owners | None = None
+    path: str | Path,
+    definition: Any,
+    params: Mapping[str, Sequence[Any]],
+    owners: Owners | None = None,
+    *,
+    kind: Literal["caffemodel", "hdf5"] | None = None,
 ) -> None:
-    """Write a net's weights with its definition as .caffemodel, or Caffe's HDF5 layout if the name ends in .h5.
+    """Write a net's weights with its definition as .caffemodel, or in Caffe's HDF5 layout.
 
     Args:
         path: the file.
         definition: the NetParameter; its layers are written in order.
         params: layer name to arrays or tensors.
         owners: which parameters are shared; see `write_hdf5`.
+        kind: by default HDF5 if the name ends in .h5 or .hdf5.
 
     Raises:
         WeightsError: the file cannot be written, or a .caffemodel would be larger than 2 GB.
     """
     layers = [(layer, params.get(layer.name, ())) for layer in definition.layer]
-    if named_hdf5(path):
+    if named_hdf5(path) if kind is None else kind == "hdf5":
         write_hdf5(path, {layer.name: blobs for layer, blobs in layers}, owners)
     else:
         write_caffemodel(path, layers, definition.name)

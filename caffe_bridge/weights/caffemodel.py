@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ NET_NAME, NET_V1_LAYERS, NET_LAYER = 1, 2, 100
 LAYER_BLOBS = 7
 MAX_NAME = 1 << 16
 MAX_LAYERS = 1 << 17
-MAX_DEFINITION = 1 << 26
+MAX_DEFINITION = 1 << 24
 
 LayerHeader = Any  # a LayerParameter message, or (name, type, bottoms, tops)
 
@@ -156,41 +156,34 @@ def _hint(buffer: mmap.mmap) -> str:
 
 
 def _read_definition(path: str, buffer: mmap.mmap) -> Any:
-    from caffe_bridge import schema, upgrade
+    from caffe_bridge import dialects, upgrade
 
     parts: list[bytes] = []
-    _strip(path, buffer, 0, len(buffer), {NET_LAYER: _LAYER, NET_V1_LAYERS: _V1}, parts.append)
-    param = schema.NetParameter.FromString(b"".join(parts))
-    return upgrade.upgrade_net(param)
-
-
-def _strip(
-    path: str, buffer: mmap.mmap, start: int, end: int, kinds: dict[int, _Kind], write: Callable[[bytes], Any]
-) -> None:
-    """Copy a message without the blobs of its layers; `kinds` says which fields are layers."""
-    copied = 0
-    for item in wire.fields(buffer, start, end):
-        if item.number not in kinds or item.wire != wire.BYTES:
-            copied += item.end - item.start
-            if copied > MAX_DEFINITION:
+    size = 0
+    for item in wire.fields(buffer, 0, len(buffer)):
+        for part in _without_blobs(buffer, item, {NET_LAYER: _LAYER, NET_V1_LAYERS: _V1}.get(item.number)):
+            size += len(part)
+            if size > MAX_DEFINITION:
                 raise WeightsError(f"{path}: the net's definition is larger than {MAX_DEFINITION >> 20} MB")
-            write(buffer[item.start : item.end])
-            continue
-        write(_strip_layer(path, buffer, item, kinds[item.number]))
+            parts.append(part)
+    definition = dialects.parse_net(b"".join(parts))
+    upgrade.upgrade_net(definition, path)
+    return definition
 
 
-def _strip_layer(path: str, buffer: mmap.mmap, item: wire.Field, kind: _Kind) -> bytes:
-    parts: list[bytes] = []
-    for inner in wire.fields(buffer, item.first, item.end):
-        if inner.number == kind.blobs:
-            continue
-        if inner.end - inner.start > MAX_DEFINITION:
-            raise WeightsError(f"{path}: the net's definition is larger than {MAX_DEFINITION >> 20} MB")
-        if inner.number == kind.nested and inner.wire == wire.BYTES:
-            parts.append(_strip_layer(path, buffer, inner, _V0))
-        else:
-            parts.append(buffer[inner.start : inner.end])
-    return wire.encode_bytes(item.number, b"".join(parts))
+def _without_blobs(buffer: mmap.mmap, item: wire.Field, kind: _Kind | None) -> Iterator[bytes]:
+    """A field as it stands, in parts; of a layer of this kind, all but its blobs."""
+    if kind is None or item.wire != wire.BYTES:
+        yield buffer[item.start : min(item.end, item.start + MAX_DEFINITION + 1)]
+        return
+    inner = [
+        part
+        for own in wire.fields(buffer, item.first, item.end)
+        if own.number != kind.blobs
+        for part in _without_blobs(buffer, own, _V0 if own.number == kind.nested else None)
+    ]
+    yield wire.encode_prefix(item.number, sum(map(len, inner)))
+    yield from inner
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -228,7 +221,9 @@ def write_caffemodel(path: str | Path, layers: Iterable[tuple[LayerHeader, Seque
 
 def _header_bytes(header: LayerHeader) -> bytes:
     if not isinstance(header, tuple):
-        return header.SerializeToString()
+        from caffe_bridge import dialects
+
+        return dialects.encode(header.SerializeToString())
     name, type_, bottoms, tops = header
     texts = [(1, name), (2, type_), *((3, bottom) for bottom in bottoms), *((4, top) for top in tops)]
     return b"".join(wire.encode_bytes(number, text.encode()) for number, text in texts)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffe_bridge.errors import WeightsError
+from caffe_bridge.errors import CaffeError, WeightsError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -25,12 +25,15 @@ def map_file(path: str | Path) -> mmap.mmap:
     Raises WeightsError when there is no such file, when it cannot be read, is no regular file, or is empty.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise WeightsError(f"{path}: not a file")
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise WeightsError(f"{path}: is not a regular file")
+        if status.st_size == 0:
+            raise WeightsError(f"{path}: the file is empty")
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise WeightsError(f"{path}: the file is empty")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except CaffeError:
+        raise
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: {_reason(error)}") from error
 
@@ -77,6 +80,8 @@ def replacing(path: str | Path) -> Iterator[str]:
             with contextlib.suppress(OSError):
                 os.remove(temporary)
             raise
+    except CaffeError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be written: {_reason(error)}") from error
 

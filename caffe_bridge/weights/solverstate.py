@@ -17,6 +17,8 @@ from caffe_bridge.weights.contents import StoredBlob
 from caffe_bridge.weights.files import is_hdf5, map_file, named_hdf5, replacing, to_array
 
 ITER, LEARNED_NET, HISTORY, CURRENT_STEP = 1, 2, 3, 4
+STREAMS = 1000  # not Caffe's: it skips the field
+MAX_STREAMS = 1 << 26
 MAX_HISTORY = 1 << 17
 MAX_PATH = 1 << 16
 
@@ -30,12 +32,14 @@ class SolverState:
         learned_net: the weights file written with the state, or None.
         current_step: steps of the learning rate policy taken.
         history: the solver's buffers, one for each learnable parameter (twice as many for AdaDelta and Adam).
+        streams: the positions of random streams and data layers; empty in Caffe's own files.
     """
 
     iter: int = 0
     learned_net: str | None = None
     current_step: int = 0
     history: Sequence[Any] = field(default_factory=list)
+    streams: bytes = b""
 
 
 def read_solverstate(path: str | Path) -> SolverState:
@@ -48,12 +52,12 @@ def read_solverstate(path: str | Path) -> SolverState:
     return _read_hdf5(path, buffer) if is_hdf5(buffer) else _read_binary(path, buffer)
 
 
-def write_solverstate(path: str | Path, state: SolverState) -> None:
-    """Write a solver state as Caffe does: HDF5 if the name ends in .h5, else binary.
+def write_solverstate(path: str | Path, state: SolverState, *, hdf5: bool | None = None) -> None:
+    """Write a solver state as Caffe does: as HDF5 or binary, by default HDF5 if the name ends in .h5.
 
     Raises WeightsError when it cannot be written, or when a binary file would exceed protobuf's 2 GB.
     """
-    if named_hdf5(path):
+    if named_hdf5(path) if hdf5 is None else hdf5:
         _write_hdf5(path, state)
     else:
         _write_binary(path, state)
@@ -76,6 +80,10 @@ def _read_binary(path: str, buffer: mmap.mmap) -> SolverState:
                 if item.end - item.first > MAX_PATH:
                     raise wire.WireError(f"a file name is {item.end - item.first} bytes long", item.start)
                 state.learned_net = buffer[item.first : item.end].decode("utf-8", "surrogateescape")
+            elif item.number == STREAMS and item.wire == wire.BYTES:
+                if item.end - item.first > MAX_STREAMS:
+                    raise wire.WireError(f"the random streams are {item.end - item.first} bytes long", item.start)
+                state.streams = buffer[item.first : item.end]
             elif item.number == HISTORY and item.wire == wire.BYTES:
                 history.append(blobproto.parse(buffer, item.first, item.end))
                 if len(history) > MAX_HISTORY:
@@ -107,7 +115,17 @@ def _read_hdf5(path: str, buffer: mmap.mmap) -> SolverState:
             learned_net=hdf5.read_text(path, file, "learned_net") if "learned_net" in file else None,
             current_step=hdf5.read_int(path, file, "current_step"),
             history=_arrays(path, [hdf5.stored_blob(path, member, buffer) for member in members]),
+            streams=_hdf5_streams(path, file, buffer),
         )
+
+
+def _hdf5_streams(path: str, file: h5py.File, buffer: mmap.mmap) -> bytes:
+    if "streams" not in file:
+        return b""
+    member = hdf5.child(path, file, "streams")
+    if not isinstance(member, h5py.Dataset) or member.dtype != np.uint8 or member.size > MAX_STREAMS:
+        raise WeightsError(f"{path}: 'streams' is not a string of bytes")
+    return hdf5.stored_blob(path, member, buffer).array().tobytes()
 
 
 def _arrays(path: str, history: list[StoredBlob]) -> list[np.ndarray]:
@@ -133,6 +151,8 @@ def _write_binary(path: str | Path, state: SolverState) -> None:
                 )
             blobproto.write_message(file.write, HISTORY, array)
         file.write(wire.encode_int(CURRENT_STEP, state.current_step))
+        if state.streams:
+            file.write(wire.encode_bytes(STREAMS, state.streams))
 
 
 def _write_hdf5(path: str | Path, state: SolverState) -> None:
@@ -144,3 +164,5 @@ def _write_hdf5(path: str | Path, state: SolverState) -> None:
         history = file.create_group("history")
         for i, blob in enumerate(state.history):
             history.create_dataset(str(i), data=to_array(blob))
+        if state.streams:
+            file.create_dataset("streams", data=np.frombuffer(state.streams, np.uint8))

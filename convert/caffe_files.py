@@ -1,0 +1,54 @@
+"""Caffe's own files: .caffemodel, .caffemodel.h5 and the prototxt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from caffe_bridge import schema, text_format, weights
+from caffe_bridge.convert.model import Model
+from caffe_bridge.errors import PrototxtError
+from caffe_bridge.upgrade import upgrade_net
+
+# Axes of a blob by layer type, for files that pad every shape to four; other blobs have one axis, or as many as needed.
+_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2}
+
+
+def read_weights(path: str) -> Model:
+    """A .caffemodel of any generation or Caffe's HDF5; shapes of four numbers become those of current Caffe."""
+    with weights.read(path) as source:
+        layers = {layer: list(arrays) for layer, arrays in source.layers.items()}
+        for layer, blobs in source.blobs.items():
+            axes = _AXES.get(source.types.get(layer, ""), 1)
+            for i, blob in enumerate(blobs):
+                if blob is not None and blob.legacy:
+                    layers[layer][i] = _unpadded(layers[layer][i], axes if i == 0 else 1)
+        definition = source.definition()
+    return Model(path, layers, definition)
+
+
+def _unpadded(array: np.ndarray, axes: int) -> np.ndarray:
+    ones = next((i for i, dim in enumerate(array.shape) if dim != 1), array.ndim)
+    return array.reshape(array.shape[min(ones, array.ndim - axes) :])
+
+
+def read_prototxt(path: str) -> Model:
+    """A net's definition, upgraded, with the layers of every phase."""
+    net = schema.NetParameter()
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise PrototxtError(f"cannot be read: {error.strerror}", path) from error
+    upgrade_net(net, path, text_format.parse(text, net, path))
+    return Model(path, definition=net)
+
+
+def write_caffemodel(path: str, model: Model) -> None:
+    """A .caffemodel that Caffe and OpenCV read; shared blobs are written with every layer, as Caffe does."""
+    weights.save_net(path, model.defined(), model.completed(), kind="caffemodel")
+
+
+def write_hdf5(path: str, model: Model) -> None:
+    """Caffe's HDF5 layout; shared blobs are written once, with their owner."""
+    weights.save_net(path, model.defined(), model.completed(), model.sharing(), kind="hdf5")

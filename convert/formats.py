@@ -1,0 +1,69 @@
+"""Which converter reads and which writes a file, by its extension.
+
+A format is one function that reads a file into a `Model`, one that writes a `Model`, or both; registering it here is
+all that a new format needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from caffe_bridge.convert import caffe_files, tensor_files
+from caffe_bridge.convert.model import Model
+from caffe_bridge.errors import CaffeError
+
+READERS: dict[str, Callable[[str], Model]] = {
+    ".caffemodel": caffe_files.read_weights,
+    ".h5": caffe_files.read_weights,
+    ".hdf5": caffe_files.read_weights,
+    ".safetensors": tensor_files.read_safetensors,
+    ".pt": tensor_files.read_state_dict,
+    ".pth": tensor_files.read_state_dict,
+    ".prototxt": caffe_files.read_prototxt,
+}
+
+WRITERS: dict[str, Callable[[str, Model], None]] = {
+    ".caffemodel": caffe_files.write_caffemodel,
+    ".h5": caffe_files.write_hdf5,
+    ".hdf5": caffe_files.write_hdf5,
+    ".safetensors": tensor_files.write_safetensors,
+    ".pt": tensor_files.write_state_dict,
+    ".pth": tensor_files.write_state_dict,
+}
+
+
+def _find(path: str, table: Mapping[str, Callable], what: str) -> Callable:
+    for suffix, function in table.items():
+        if path.lower().endswith(suffix):
+            return function
+    raise CaffeError(f"{path}: no format {what} is named so; known are {', '.join(table)}")
+
+
+def convert(sources: Sequence[str], destination: str) -> Model:
+    """Read a net from one or more files and write it as the destination's extension says.
+
+    Args:
+        sources: a weights file, and a prototxt if the layers' types, parameters and sharing are to come from there.
+        destination: the file to write; replaced in one step.
+
+    Returns:
+        what was written.
+
+    Raises:
+        CaffeError: a file cannot be read or written, has an unknown extension, or two hold the same thing.
+    """
+    write = _find(destination, WRITERS, "to write")
+    model = Model(destination)
+    for source in sources:
+        found = _find(source, READERS, "to read")(source)
+        if found.layers:
+            if model.layers:
+                raise CaffeError(f"{source}: {model.path} holds weights too; give one weights file")
+            model.path, model.layers = source, found.layers
+            model.definition = model.definition or found.definition
+        else:
+            model.definition = found.definition
+    if not model.layers:
+        raise CaffeError(f"{' '.join(sources)}: no weights to convert")
+    write(destination, model)
+    return model

@@ -1,0 +1,111 @@
+"""Flat tables of tensors: safetensors and torch state dicts."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from caffe_bridge import schema, text_format
+from caffe_bridge.convert.model import Model
+from caffe_bridge.convert.names import key, split_keys
+from caffe_bridge.errors import CaffeError, WeightsError
+from caffe_bridge.weights.files import map_file, replacing
+
+DEFINITION = "caffe_bridge.net"  # safetensors metadata: the net's prototxt
+
+
+def read_safetensors(path: str) -> Model:
+    """A .safetensors with tensors named LAYER.INDEX; the net's definition from its metadata, if there."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            text = (file.metadata() or {}).get(DEFINITION)
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors: {error}") from error
+    model = _model(path, tensors)
+    if text is not None:
+        model.definition = schema.NetParameter()
+        text_format.parse(text, model.definition, f"{path} (metadata)")
+        order = {layer.name: i for i, layer in enumerate(model.definition.layer)}
+        model.layers = dict(sorted(model.layers.items(), key=lambda item: order.get(item[0], len(order))))
+    return model
+
+
+def write_safetensors(path: str, model: Model) -> None:
+    """A .safetensors of the blobs in their dtypes; the definition goes into the metadata."""
+    tensors = _tensors(model)
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"format": "pt", DEFINITION: text_format.format(model.defined())})
+
+
+def read_state_dict(path: str) -> Model:
+    """A torch file holding a dict of tensors named LAYER.INDEX, or a `Net.state_dict()`. Runs no code of the file."""
+    if bytes(map_file(path)[:2]) not in (b"PK", b"\x80\x02"):
+        raise WeightsError(f"{path}: not a file as torch.save writes it")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: is no torch file of tensors alone; other objects are refused, since loading them can run code"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path}: cannot be read as a torch file: {reason}") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{path}: entry {name!r} is a {type(value).__name__}; a state dict has tensors only")
+    return _model(path, content)
+
+
+def write_state_dict(path: str, model: Model) -> None:
+    """A torch file with a dict of the blobs; `torch.load(path, weights_only=True)` reads it."""
+    with replacing(path) as temporary:
+        torch.save(_tensors(model), temporary)
+
+
+def _model(path: str, tensors: Mapping[str, torch.Tensor]) -> Model:
+    try:
+        places = split_keys(tensors)
+    except CaffeError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    layers: dict[str, list[Any]] = {}
+    for name, (layer, index) in places.items():
+        blobs = layers.setdefault(layer, [])
+        if index >= len(places):
+            raise WeightsError(f"{path}: tensor '{name}' is blob {index}, but the file holds {len(places)} blobs")
+        blobs.extend([None] * (index + 1 - len(blobs)))
+        blobs[index] = tensors[name]
+    for layer, blobs in layers.items():
+        if any(blob is None for blob in blobs):
+            raise WeightsError(
+                f"{path}: layer '{layer}' has no blob {blobs.index(None)} ('{key(layer, blobs.index(None))}')"
+            )
+    return Model(path, layers)
+
+
+def _tensors(model: Model) -> dict[str, torch.Tensor]:
+    return {key(layer, i): _tensor(blob) for layer, blobs in model.completed().items() for i, blob in enumerate(blobs)}
+
+
+def _tensor(blob: Any) -> torch.Tensor:
+    if isinstance(blob, torch.Tensor):
+        return blob.detach().contiguous()
+    array = np.ascontiguousarray(blob).astype(blob.dtype.newbyteorder("="), copy=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only written to a file
+        return torch.from_numpy(array)
