@@ -212,6 +212,8 @@ def _load(source: Any, kind: str) -> tuple[Any, str, text_format.Lines]:
     if isinstance(source, os.PathLike) or _is_path(source):
         path = os.fspath(source)
         source = _read(path)
+    elif not isinstance(source, (str, bytes)):
+        raise TypeError(f"expected a path, text or {kind}, got {type(source).__name__}")
     return param, path, text_format.parse(source, param, path or None)
 
 
