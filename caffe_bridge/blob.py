@@ -97,7 +97,7 @@ class Blob:
     @property
     def data(self) -> np.ndarray:
         """The values."""
-        return self._data.array()[: self.count].reshape(self._shape)
+        return self._data_memory().array()[: self.count].reshape(self._shape)
 
     @property
     def diff(self) -> np.ndarray:
@@ -107,12 +107,15 @@ class Blob:
     @property
     def tensor(self) -> torch.Tensor:
         """The values where the net computes; shares memory with `data` on the CPU."""
-        return self._data.tensor()[: self.count].view(self._shape)
+        return self._data_memory().tensor()[: self.count].view(self._shape)
 
     @property
     def diff_tensor(self) -> torch.Tensor:
         """The gradient where the net computes."""
         return self._diff_memory().tensor()[: self.count].view(self._shape)
+
+    def _data_memory(self) -> Memory:
+        return self._data
 
     def _diff_memory(self) -> Memory:
         if self._diff is None or self._diff.size < self.count:
@@ -128,7 +131,7 @@ class Blob:
 
     def share_data(self, other: Blob, shape: Shape) -> None:
         """Be a view of another blob's data, in `shape` (Blob::ShareData)."""
-        self._data, self._shape = other._data, tuple(shape)
+        self._data, self._shape = other._data_memory(), tuple(shape)
 
     def share_diff(self, other: Blob) -> None:
         """Use another blob's diff (Blob::ShareDiff)."""
@@ -181,15 +184,22 @@ class ParameterBlob(Blob):
         return self._parameter
 
     def reshape(self, *shape: int) -> None:
+        self._data_memory()
         super().reshape(*shape)
         self._parameter.data = self._data.tensor()[: self.count].view(self._shape)
         if self._parameter.grad is not None:
             self._diff_memory()
 
+    def _data_memory(self) -> Memory:
+        current = self._parameter.data
+        if self._data.tensor().data_ptr() != current.data_ptr():
+            self._data = Memory(current.view(-1))
+        return self._data
+
     def share_parameter_data(self, other: ParameterBlob) -> None:
         """Use another parameter's values, keeping a gradient of one's own."""
-        self._data = other._data
         self._parameter.data = other._parameter.data.view(self._parameter.shape)
+        self._data = other._data_memory()
 
     def _diff_memory(self) -> Memory:
         grad = self._parameter.grad

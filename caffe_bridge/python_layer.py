@@ -95,8 +95,14 @@ class PythonLayer(Layer):
         """Let the user's layer see the blob that stands for a (possibly shared) parameter."""
         self.user_layer.blobs[index] = blob
 
+    def _follow_parameters(self) -> None:
+        for i, blob in enumerate(self.user_layer.blobs):
+            if blob.parameter is not self.blobs.parameter(i):
+                self.adopt_parameter(i, ParameterBlob(self.blobs.parameter(i)))
+
     def forward_blobs(self, bottoms: list[Blob], tops: list[Blob]) -> None:
         """Reshape and forward, as Layer::Forward of Caffe."""
+        self._follow_parameters()
         self.user_layer.reshape(bottoms, tops)
         self.user_layer.forward(bottoms, tops)
 

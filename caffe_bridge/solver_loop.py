@@ -15,6 +15,7 @@ import torch
 from caffe_bridge import definition as definitions
 from caffe_bridge import optim, randomness
 from caffe_bridge import solver_state as states
+from caffe_bridge import weights as weight_files
 from caffe_bridge.errors import SolverError
 from caffe_bridge.graph import Graph
 from caffe_bridge.learning_rate import learning_rate
@@ -316,10 +317,10 @@ class SolverLoop(ABC, Generic[NetType]):
         log.info("Snapshotting to %s file %s", "HDF5" if hdf5 else "binary proto", model)
         self._save(model)
         log.info("Snapshotting solver state to %s file %s", "HDF5" if hdf5 else "binary proto", state)
-        states.write(state, self._state(model), hdf5=hdf5)
+        weight_files.write_solverstate(state, self._state(model), hdf5=hdf5)
         return state
 
-    def _state(self, model: str) -> states.SolverState:
+    def _state(self, model: str) -> weight_files.SolverState:
         history = [
             self.optimizer._histories([parameter], name)[0]
             for name in self.optimizer.history
@@ -335,7 +336,7 @@ class SolverLoop(ABC, Generic[NetType]):
             SolverError: the state belongs to another net or rule.
             WeightsError: the state or its weights cannot be read.
         """
-        state = states.read(path)
+        state = weight_files.read_solverstate(path)
         count = len(self.optimizer.history) * len(self.learnable)
         if len(state.history) != count:
             raise SolverError(
@@ -350,8 +351,7 @@ class SolverLoop(ABC, Generic[NetType]):
         if state.learned_net:
             self._load(states.find_learned_net(state.learned_net, path))
         for saved, (name, parameter) in zip(state.history, pairs):
-            target = self.optimizer._histories([parameter], name)[0]
-            target.copy_(torch.from_numpy(saved).view(parameter.shape))
+            weight_files.copy_values(self.optimizer._histories([parameter], name)[0], saved)
         self.iter, self._current_step = state.iter, state.current_step
         states.resume_streams(state, {node.name: node.layer for node in self._graph(self.net).nodes})
 

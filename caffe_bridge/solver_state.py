@@ -1,7 +1,7 @@
-"""What a snapshot holds besides the weights: Caffe's SolverState, and the positions of every random stream and data layer.
+"""What a snapshot holds besides the weights: Caffe's SolverState, and where the random streams and data layers stand.
 
-Caffe reads only its own part (iteration, history, ...). Ours rides along as a field that Caffe skips, so that a resumed run
-draws the same numbers and the same images as the undisturbed one would have.
+Caffe reads only its own part (iteration, history, ...). Ours rides along as a field that Caffe skips, so that a
+resumed run draws the same numbers and the same images as the undisturbed one would have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from caffe_bridge import randomness
 from caffe_bridge.errors import WeightsError
-from caffe_bridge.weights import SolverState, read_solverstate, write_solverstate
+from caffe_bridge.weights import SolverState
 
 
 def capture(
@@ -37,16 +37,6 @@ def capture(
     }
     arrays = [value.detach().cpu().numpy() for value in history]
     return SolverState(iteration, model, current_step, arrays, json.dumps(streams).encode())
-
-
-def write(path: str | Path, state: SolverState, *, hdf5: bool) -> None:
-    """Write a .solverstate, or Caffe's HDF5 form of it."""
-    write_solverstate(path, state, hdf5=hdf5)
-
-
-def read(path: str | Path) -> SolverState:
-    """Read a solver state of either form; a state written by Caffe has no streams."""
-    return read_solverstate(path)
 
 
 def resume_streams(state: SolverState, layers: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from caffe_bridge.weights.caffemodel import write_caffemodel
 from caffe_bridge.weights.contents import StoredBlob, Weights
 from caffe_bridge.weights.files import is_hdf5, map_file, named_hdf5
 from caffe_bridge.weights.hdf5 import Owners, write_hdf5
-from caffe_bridge.weights.report import LoadReport, load_into
+from caffe_bridge.weights.report import LoadReport, copy_values, load_into
 from caffe_bridge.weights.solverstate import SolverState, read_solverstate, write_solverstate
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "SolverState",
     "StoredBlob",
     "Weights",
+    "copy_values",
     "load_into",
     "read",
     "read_blobproto",
