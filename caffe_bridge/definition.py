@@ -21,6 +21,9 @@ from caffe_bridge.upgrade import upgrade_net, upgrade_solver
 
 PHASES = ("TRAIN", "TEST")
 
+MAX_NAME = 1000
+"""Longest layer or blob name a split's names may be made of: each reader of a blob repeats them."""
+
 _SUFFIXES = (".prototxt", ".pt", ".txt")
 
 
@@ -73,7 +76,7 @@ def insert_splits(definition: NetDefinition) -> NetDefinition:
     Names are Caffe's: layer BLOB_LAYER_INDEX_split with tops BLOB_LAYER_INDEX_split_K. A loss weight moves to the
     first of these tops; as in Caffe the layer then loses all of its loss weights.
 
-    Raises PrototxtError for a bottom that no earlier layer makes.
+    Raises PrototxtError for a bottom that no earlier layer makes, and for names beyond MAX_NAME on a split blob.
     """
     layers = definition.param.layer
     made: dict[str, tuple[int, int]] = {}  # blob -> (layer, top) that made it last
@@ -113,6 +116,9 @@ def insert_splits(definition: NetDefinition) -> NetDefinition:
         for j, top in enumerate(layer.top):
             count = readers[i, j]
             if count > 1:
+                if len(top) + len(layer.name) > MAX_NAME:
+                    problem = f"the names of a layer and of its top are longer than {MAX_NAME} characters together"
+                    raise PrototxtError(problem, definition.path or None, definition.lines[i])
                 name = f"{top}_{layer.name}_{j}_split"
                 tops = [f"{name}_{k}" for k in range(count)]
                 split = param.layer.add(name=name, type="Split", bottom=[top], top=tops)

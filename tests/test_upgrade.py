@@ -159,7 +159,8 @@ class TestV1:
     )
     def test_transformation_fields(self, type_, param):
         net, _, done = upgraded(
-            f'layers {{ type: {type_} {param}_param {{ source: "s" scale: 2 mean_file: "m" crop_size: 3 mirror: true }} }}'
+            f"layers {{ type: {type_} {param}_param {{"
+            ' source: "s" scale: 2 mean_file: "m" crop_size: 3 mirror: true } }'
         )
         layer = net.layer[0]
         assert layer.transform_param == schema.TransformationParameter(scale=2, mean_file="m", crop_size=3, mirror=True)
