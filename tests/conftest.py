@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_bridge import randomness
+
 REFERENCE = Path(__file__).parent / "reference"
 
 
@@ -30,6 +32,7 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    randomness.seed(0)
 
 
 @pytest.fixture(scope="session")
