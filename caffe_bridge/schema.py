@@ -11,13 +11,22 @@ may hold any other `caffe_pb2` besides. Messages of another pool cross over as b
 
 from __future__ import annotations
 
-import functools
+import threading
 from importlib import resources
 from typing import Any
 
+_lock = threading.Lock()
+_loaded: dict[str, Any] = {}
 
-@functools.cache
+
 def _contents() -> dict[str, Any]:
+    with _lock:  # two sets of classes would not mix
+        if not _loaded:
+            _loaded.update(_load())
+    return _loaded
+
+
+def _load() -> dict[str, Any]:
     from google.protobuf import descriptor_pool, message_factory
     from google.protobuf.internal import enum_type_wrapper
 
@@ -34,6 +43,7 @@ def _contents() -> dict[str, Any]:
     contents: dict[str, Any] = {"DESCRIPTOR": file}
     for name, descriptor in file.message_types_by_name.items():
         contents[name] = message_class(descriptor)
+        contents[name].__module__ = __name__  # where pickle finds it
     for name, descriptor in file.enum_types_by_name.items():
         contents[name] = enum_type_wrapper.EnumTypeWrapper(descriptor)
         contents.update((value.name, value.number) for value in descriptor.values)

@@ -1,5 +1,6 @@
 """The schema: numbers and defaults of Caffe's messages, a pool of its own, and the forks' numbers in binary files."""
 
+import pickle
 import subprocess
 import sys
 
@@ -55,6 +56,13 @@ def test_packing_is_caffes():
     blob = schema.BlobProto(data=[1, 2], shape={"dim": [2]})
     assert blob.SerializeToString() == bytes.fromhex("2a 08 0000803f 00000040 3a 03 0a 01 02")
     assert schema.EltwiseParameter(coeff=[1]).SerializeToString() == bytes.fromhex("15 0000803f")
+
+
+def test_messages_pickle_into_another_process():
+    layer = schema.LayerParameter(name="a", pooling_param={"pad": 2})
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).pooling_param.pad)"
+    result = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(layer), check=True, capture_output=True)
+    assert result.stdout.strip() == b"2"
 
 
 def test_unknown_name():
