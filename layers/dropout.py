@@ -22,5 +22,10 @@ class Dropout(Layer):
     def forward(self, bottom: torch.Tensor) -> torch.Tensor:
         if self.phase == "TEST":
             return bottom
-        mask = torch.empty_like(bottom).bernoulli_(1 - self.ratio, generator=randomness.generator(bottom.device))
-        return bottom * mask.mul_(1 / (1 - self.ratio))
+        return bottom * _draw(bottom, 1 - self.ratio)
+
+
+@torch.compiler.disable
+def _draw(like: torch.Tensor, keep: float) -> torch.Tensor:
+    """1 / keep with probability `keep`, else 0. Drawn outside compiled graphs, which know only torch's generator."""
+    return torch.empty_like(like).bernoulli_(keep, generator=randomness.generator(like.device)).mul_(1 / keep)

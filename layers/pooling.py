@@ -29,9 +29,7 @@ class Windows(NamedTuple):
         for length, kernel, stride, pad in zip(size, self.kernel, self.stride, self.pad):
             room = length + 2 * pad - kernel
             count = (-(-room // stride) if self.ceil else room // stride) + 1
-            if any(self.pad) and (count - 1) * stride >= length + pad:
-                count -= 1
-            out.append(count)
+            out.append(min(count, -(-(length + pad) // stride)) if any(self.pad) else count)
         return out[0], out[1]
 
     def fits_torch(self, size: tuple[int, int]) -> bool:

@@ -49,8 +49,8 @@ class Reshape(Layer):
         middle = [shape[start + i] if dim == 0 else dim for i, dim in enumerate(self.dims)]
         if -1 in middle:
             # Dimensions kept as they are cancel out: an empty bottom still has an answer.
-            left = math.prod(shape[i] for i in range(start, end) if i not in copied)
-            known = math.prod(dim for dim in self.dims if dim > 0) * math.prod(shape[i] for i in copied if i >= end)
+            left = math.prod([shape[i] for i in range(start, end) if i not in copied])
+            known = math.prod([dim for dim in self.dims if dim > 0] + [shape[i] for i in copied if i >= end])
             if not known or left % known:
                 raise LayerError(f"shape {self.dims} does not divide the bottom's {tuple(shape)}")
             middle[middle.index(-1)] = left // known

@@ -55,7 +55,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor, _prob: torch.Tensor):
         prob, index, kept, divisor = ctx.saved_tensors
         delta = prob.scatter_add(ctx.axis, index, prob.new_full((), -1).expand(index.shape))
-        return delta.mul_(kept * (grad / divisor)), None, None, None, None
+        return (delta * (grad / divisor)).where(kept, 0), None, None, None, None
 
 
 @register("SoftmaxWithLoss")
