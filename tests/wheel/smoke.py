@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.metadata
+import os
 import pkgutil
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,6 +41,13 @@ def check_prototxt() -> None:
     assert not missing, f"not in the wheel: prototxt/{missing}"
 
 
+def check_native() -> None:
+    """Where there is a compiler, the wheel carries its kernels and uses them."""
+    native = importlib.import_module("caffe_bridge.native")
+    wanted = shutil.which(os.environ.get("CXX", "c++")) and os.environ.get("CAFFE_BRIDGE_NATIVE") != "0"
+    assert not wanted or native.status().loaded, str(native.status())
+
+
 def check_forward() -> None:
     """A small net gives the sums one can work out by hand."""
     net = caffe_bridge.Net(NET, phase="TEST")
@@ -50,5 +59,6 @@ def check_forward() -> None:
 
 check_location()
 check_forward()
+check_native()
 check_prototxt()
 print("wheel: installed, imports, forward and data files are right")
