@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from caffe_bridge.cli import run
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.tools.models.catalogue import DEFINITIONS
 from caffe_bridge.tools.models.render import files
@@ -54,4 +55,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))
