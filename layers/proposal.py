@@ -1,0 +1,135 @@
+"""MNC's region proposal layer: boxes from the RPN's scores and regression outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from caffe_bridge import boxes
+from caffe_bridge.config import cfg
+from caffe_bridge.errors import LayerError
+from caffe_bridge.layers import cascade
+from caffe_bridge.layers.base import Layer, Shape
+from caffe_bridge.registry import register_python
+
+
+def per_anchor(blob: torch.Tensor, columns: int) -> torch.Tensor:
+    """A blob (1, A * columns, H, W) as rows (h, w, a) of `columns` values."""
+    return blob.permute(0, 2, 3, 1).reshape(-1, columns)
+
+
+def select(proposals: torch.Tensor, scores: torch.Tensor, min_size: float, phase: str) -> torch.Tensor:
+    """Row numbers of the proposals [N, 4] to keep, by falling score [N].
+
+    Boxes at least `min_size` scaled-image pixels wide and high, the best RPN_PRE_NMS_TOP_N of them, after
+    non-maximum suppression the best RPN_POST_NMS_TOP_N; limits of 0 or less keep all. Equal scores keep their order.
+    Where no box is large enough, the one with the highest score is kept, so that the net behind has a RoI to work on.
+    """
+    from caffe_bridge.layers import functional as F
+
+    settings = cfg[phase]
+    keep = boxes.filter_small(proposals, min_size)
+    if not len(keep):
+        return scores.argmax()[None]
+    if 0 < settings.RPN_PRE_NMS_TOP_N < len(keep):
+        keep = keep[scores[keep].sort(descending=True, stable=True).indices[: settings.RPN_PRE_NMS_TOP_N]]
+    kept = F.nms(proposals[keep], scores[keep], settings.RPN_NMS_THRESH, inclusive=not cfg.USE_GPU_NMS)
+    if settings.RPN_POST_NMS_TOP_N > 0:
+        kept = kept[: settings.RPN_POST_NMS_TOP_N]
+    return keep[kept]
+
+
+class _PublishedGradient(torch.autograd.Function):
+    """Passes the proposals on; backward is that of the original, which is not the derivative.
+
+    It takes the anchor's size without + 1, drops boxes that stick out of the image before clipping as well as anchors
+    that do, and may limit each value.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        deltas: torch.Tensor,
+        proposals: torch.Tensor,
+        index: torch.Tensor,
+        anchors: torch.Tensor,
+        inside: torch.Tensor,
+        limit: float | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(deltas, index, anchors, inside)
+        ctx.limit = limit
+        return proposals
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        deltas, index, anchors, inside = ctx.saved_tensors
+        near, far = grad[:, :2], grad[:, 2:]
+        size = anchors[:, 2:] - anchors[:, :2]
+        grown = deltas[index, 2:].exp()
+        rows = torch.cat([(near + far) * size, 0.5 * (far - near) * grown * size], 1)
+        rows = torch.where(inside[:, None], rows, 0)
+        if ctx.limit is not None:
+            rows = rows.clamp(-ctx.limit, ctx.limit)
+        return torch.zeros_like(deltas).index_copy(0, index, rows), None, None, None, None, None
+
+
+@register_python("pylayer.proposal_layer", "ProposalLayer")
+class ProposalLayer(Layer):
+    """RoIs [n, 5] (0, x1, y1, x2, y2) in scaled-image pixels from RPN outputs of one image.
+
+    Bottoms: foreground and background probabilities (1, 2A, H, W), regression outputs (1, 4A, H, W), im_info (1, 3).
+    Tops: the RoIs by falling score and, where a second one is named (MNC's MIX_INDEX), the number (h * W + w) * A + a
+    of the anchor each came from (1, n). `param_str`: feat_stride (pixels per cell), use_clip and clip_base (limit the
+    published gradient to 1 / clip_base).
+
+    The gradient to the regression outputs is the published one (`_PublishedGradient`), or with
+    `cfg.TRAIN.EXACT_GRADIENTS` the derivative of decoding and clipping, never limited; the choice of boxes counts as
+    constant. The scores get none. Source: MNC's pylayer/proposal_layer.py.
+    """
+
+    bottoms = (3, 3)
+    tops = (1, 2)
+    no_gradient = (0, 2)
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        values = cascade.options(self.param, "feat_stride")
+        self.stride = cascade.positive(values, "feat_stride")
+        self.limit = 1 / cascade.positive(values, "clip_base", 256) if values.get("use_clip", 0) else None
+        self.anchors = boxes.anchors()
+        self._check(bottom_shapes[0], bottom_shapes[1])
+
+    def _check(self, scores: Shape, deltas: Shape) -> None:
+        count = len(self.anchors)
+        if len(scores) != 4 or scores[0] != 1:
+            raise LayerError(f"takes the scores of one image, (1, {2 * count}, H, W), not {tuple(scores)}")
+        if scores[1] != 2 * count or tuple(deltas) != (1, 4 * count, *scores[2:]):
+            raise LayerError(
+                f"with {count} anchors scores have {2 * count} and deltas {4 * count} channels over the same cells, "
+                f"not {tuple(scores)} and {tuple(deltas)}"
+            )
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        return [(1, 5), (1, 1)][: len(self.param.top)]
+
+    def forward(self, scores: torch.Tensor, deltas: torch.Tensor, im_info: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self._check(scores.shape, deltas.shape)
+        cascade.check_numbers(scores=scores, deltas=deltas)
+        *image_size, scale = cascade.image_info(im_info)
+        count = len(self.anchors)
+        base = torch.tensor(self.anchors, dtype=deltas.dtype, device=deltas.device)
+        anchors = boxes.shifted_anchors(base, *scores.shape[2:], self.stride)
+        deltas = per_anchor(deltas, 4)
+        with torch.no_grad():
+            decoded = boxes.decode(anchors, deltas)
+            proposals = boxes.clamp(decoded, image_size)
+            foreground = per_anchor(scores[:, count:], 1)[:, 0]
+            index = select(proposals, foreground, cfg[self.phase].RPN_MIN_SIZE * scale, self.phase)
+            anchors = anchors[index]
+        if cfg.TRAIN.EXACT_GRADIENTS:
+            rois = boxes.clamp(boxes.decode(anchors, deltas[index]), image_size)
+        else:
+            inside = (boxes.inside(decoded[index], image_size) & boxes.inside(anchors, image_size))[:, 0]
+            rois = _PublishedGradient.apply(deltas, proposals[index], index, anchors, inside, self.limit)
+        rois = torch.nn.functional.pad(rois, (1, 0))
+        return (rois, index[None].to(rois.dtype))[: len(self.param.top)]
