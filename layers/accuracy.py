@@ -28,7 +28,7 @@ class Accuracy(Layer):
         self.per_class = len(self.param.top) > 1
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        axis = check_labels(*bottom_shapes, self.axis)
+        axis = check_labels(bottom_shapes[0], bottom_shapes[1], self.axis)
         classes = bottom_shapes[0][axis]
         if self.top_k > classes:
             raise LayerError(f"top_k: {self.top_k} is more than the {classes} classes")

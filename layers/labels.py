@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 
@@ -11,18 +10,9 @@ from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Shape, canonical_axis
 
 
-class Labels(NamedTuple):
-    """Labels ready for gather: both of the scores' shape with 1 at the class axis.
-
-    index: int64, within [0, classes) whatever the label.
-    kept: bool, false where the label is the ignored one.
-    """
-
-    index: torch.Tensor
-    kept: torch.Tensor
-
-
-def read_labels(labels: torch.Tensor, scores: Shape, axis: int, ignored: int | None) -> Labels:
+def read_labels(
+    labels: torch.Tensor, scores: Shape, axis: int, ignored: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels of any shape with one number per position of the scores, truncated to integers as Caffe does.
 
     Args:
@@ -30,6 +20,10 @@ def read_labels(labels: torch.Tensor, scores: Shape, axis: int, ignored: int | N
         scores: shape of the class scores.
         axis: their class axis, from 0.
         ignored: the label that counts as none.
+
+    Returns:
+        int64 indices for gather, within [0, classes) whatever the label, and bool, false where it is the ignored one;
+        both of the scores' shape with 1 at the class axis.
 
     Raises:
         LayerError: on the CPU, a label that is neither ignored nor a class. Elsewhere the check would stall the
@@ -43,7 +37,7 @@ def read_labels(labels: torch.Tensor, scores: Shape, axis: int, ignored: int | N
         wrong = truncated[kept & ~known]
         if len(wrong):
             raise LayerError(f"label {int(wrong[0])} is not a class: there are {classes}, from 0")
-    return Labels(truncated.where(known, 0), kept & known)
+    return truncated.where(known, 0), kept & known
 
 
 def check_labels(scores: Shape, labels: Shape, axis: int) -> int:

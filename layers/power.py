@@ -14,14 +14,16 @@ class _Power(torch.autograd.Function):
     """z^power, z = shift + scale * x, with Caffe's gradient power * scale * y / z: NaN where that is 0 / 0."""
 
     @staticmethod
-    def forward(ctx: Any, bottom: torch.Tensor, power: float, scale: float, shift: float, in_place: bool):
+    def forward(
+        ctx: Any, bottom: torch.Tensor, power: float, scale: float, shift: float, in_place: bool
+    ) -> torch.Tensor:
         top = (bottom * scale + shift).pow(power)
         ctx.save_for_backward(top if in_place else bottom, top)
         ctx.numbers = power, scale, shift
         return top
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         bottom, top = ctx.saved_tensors
         power, scale, shift = ctx.numbers
         if power == 2:

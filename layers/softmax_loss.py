@@ -43,7 +43,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, scores: torch.Tensor, index: torch.Tensor, kept: torch.Tensor, axis: int, divisor: torch.Tensor
-    ):
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         prob = scores.softmax(axis)
         picked = prob.gather(axis, index).clamp(min=_FLT_MIN).log()
         ctx.save_for_backward(prob, index, kept, divisor)
@@ -52,7 +52,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         return -picked.where(kept, 0).sum() / divisor, prob
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor, _prob: torch.Tensor):
+    def backward(ctx: Any, grad: torch.Tensor, _prob: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         prob, index, kept, divisor = ctx.saved_tensors
         delta = prob.scatter_add(ctx.axis, index, prob.new_full((), -1).expand(index.shape))
         return (delta * (grad / divisor)).where(kept, 0), None, None, None, None
@@ -81,7 +81,7 @@ class SoftmaxWithLoss(Layer):
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         check_first_axes(bottom_shapes)
-        check_labels(*bottom_shapes, self.axis)
+        check_labels(bottom_shapes[0], bottom_shapes[1], self.axis)
         return [(), bottom_shapes[0]][: len(self.param.top)]
 
     def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
