@@ -41,7 +41,7 @@ def test_names_are_caffes_with_automatic_splits(net):
     assert list(net.params) == ["conv", "a", "b"]
     splits = ["conv_relu_0_split_0", "conv_relu_0_split_1"]
     assert list(net.blobs) == ["data", "label", "conv", *splits, "a", "b", "sum", "loss"]
-    assert list(net.layer_dict)[4] == "conv_relu_0_split" and net.layer_dict["conv_relu_0_split"].type == "Split"
+    assert list(net.layer_dict)[3] == "conv_relu_0_split" and net.layer_dict["conv_relu_0_split"].type == "Split"
     assert net.bottom_names["a"] == [splits[0]] and net.top_names["sum"] == ["sum"]
     assert net.blob_loss_weights["loss"] == 2 and net.blob_loss_weights["sum"] == 0
 
@@ -173,6 +173,7 @@ def test_gradients_stop_where_caffe_stops_them(tmp_path):
     path = tmp_path / "net.prototxt"
     path.write_text(TRAINING.replace("force_backward: true", ""))
     net = caffe.Net(str(path), caffe.TRAIN)
+    net.blobs["data"].data[...] = 1
     net.blobs["data"].diff[...] = 5
     net.forward()
     net.backward()
@@ -244,7 +245,7 @@ def test_a_users_python_layer_runs_unmodified(users_net):
     np.testing.assert_allclose(net.blobs["one"].diff, 3 * up)
     np.testing.assert_allclose(net.params["one"][0].diff, [(up * 3 * x).sum() + (3 * up * x).sum()])
     assert net.params["one"][0] is net.params["two"][0]
-    assert isinstance(net.layers[1], Scaled) and net.layer_dict["two"].blobs[0].data[0] == 3
+    assert isinstance(net.layer_dict["one"], Scaled) and net.layer_dict["two"].blobs[0].data[0] == 3
 
 
 def test_the_torch_face_runs_it_inside_autograd_only_when_trusted(users_net):

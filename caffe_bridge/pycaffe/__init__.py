@@ -16,6 +16,18 @@ from caffe_bridge.blob import Blob
 from caffe_bridge.pycaffe import modes, proto
 from caffe_bridge.pycaffe.modes import set_device, set_mode_cpu, set_mode_gpu, set_random_seed
 from caffe_bridge.pycaffe.net import Net
+from caffe_bridge.pycaffe.net_spec import NetSpec, to_proto
+from caffe_bridge.pycaffe.net_spec import layers as layers
+from caffe_bridge.pycaffe.net_spec import params as params
+from caffe_bridge.pycaffe.solvers import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    get_solver,
+)
 from caffe_bridge.python_layer import TEST, TRAIN
 from caffe_bridge.python_layer import UserLayer as Layer
 
@@ -24,10 +36,21 @@ __version__ = "1.0.0"
 __all__ = [
     "TEST",
     "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
     "Blob",
     "Layer",
     "Net",
+    "NesterovSolver",
+    "NetSpec",
+    "RMSPropSolver",
+    "SGDSolver",
+    "get_solver",
     "install",
+    "layers",
+    "params",
+    "to_proto",
     "layer_type_list",
     "modes",
     "proto",
