@@ -72,14 +72,13 @@ class Recording:
 
     def __init__(self, path: str | Path):
         self._path = path
+        Path(path).stat()  # a missing file is an OSError that names it
         try:
+            if not zipfile.is_zipfile(path):
+                raise CaffeError("it is no zip archive")
             self._file = np.load(path, allow_pickle=False)
-            if not isinstance(self._file, np.lib.npyio.NpzFile):
-                raise CaffeError("it holds a single array")
             self.index = json.loads(self._file["index"].tobytes().decode("utf-8"))
             self._check()
-        except OSError:
-            raise
         except (*_DAMAGE, TypeError) as error:
             raise CaffeError(f"{path}: not a recording made by dump_reference.py: {error}") from error
 
@@ -95,9 +94,10 @@ class Recording:
                 for key, kind in fields.items():
                     if not isinstance(entry[key], kind):
                         raise CaffeError(f"'{key}' in '{name}' is {entry[key]!r}")
-        for name in self.index["inputs"]:
-            if f"in/{name}" not in self._file:
-                raise CaffeError(f"the input '{name}' is missing")
+        for kind, key in (("in", "inputs"), ("out_diff", "output_diffs")):
+            for name in self.index[key]:
+                if f"{kind}/{name}" not in self._file:
+                    raise CaffeError(f"'{kind}/{name}' is missing")
 
     def __enter__(self) -> Recording:
         return self
@@ -126,6 +126,10 @@ class Recording:
         """Input blob name to what it was given."""
         return {name: self.array(f"in/{name}") for name in self.index["inputs"]}
 
+    def output_diffs(self) -> dict[str, np.ndarray]:
+        """Output blob name to the diff it was given, where the net has no loss."""
+        return {name: self.array(f"out_diff/{name}") for name in self.index["output_diffs"]}
+
 
 def compare(net: Net, recording: Recording, tolerance: float = TOLERANCE, isolate: bool = False) -> Iterator[Row]:
     """Run the net on the recording's inputs and compare parameters, blobs and diffs in the order they are made.
@@ -148,7 +152,6 @@ def compare(net: Net, recording: Recording, tolerance: float = TOLERANCE, isolat
     run = _Run(net, recording, tolerance, isolate)
     yield from run.forward()
     if recording.has_backward and not run.failed:
-        net.clear_param_diffs()
         yield from run.backward()
 
 
@@ -234,6 +237,13 @@ class _Run:
     def backward(self) -> Iterator[Row]:
         """Rows of the diffs of the bottoms that get one, last layer first, then of the parameters."""
         recorded = {(entry["layer"], entry["blob"]): entry for entry in self._recording.index["backward"]}
+        self._net.clear_param_diffs()
+        for name, diff in self._recording.output_diffs().items():
+            if name not in self._net.outputs or self._net.blobs[name].shape != diff.shape:
+                raise CaffeError(
+                    f"the recording has a diff {diff.shape} of output '{name}', which this net does not make"
+                )
+            self._net.blobs[name].diff[...] = diff
         for i in reversed(range(len(self._nodes))):
             node = self._nodes[i]
             error = self._step(lambda i=i: self._net._backward(i, i))

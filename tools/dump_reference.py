@@ -150,9 +150,21 @@ def checksum(array):
     return crc & 0xFFFFFFFF, squares**0.5
 
 
-def record(net, archive, backward):
+def give_output_diffs(net, archive, seed):
+    """Random diffs for the outputs of a net without a loss, which would have none; returns their names."""
+    if any(net.blob_loss_weights.values()):
+        return []
+    random = np.random.RandomState(seed)
+    for name in net.outputs:
+        blob = net.blobs[name]
+        blob.diff[...] = random.standard_normal(blob.data.shape)
+        archive.add_floats("out_diff/" + name, blob.diff)
+    return list(net.outputs)
+
+
+def record(net, archive, backward, seed):
     """Run the net layer by layer; returns what goes into the index."""
-    index = {"steps": [], "params": [], "backward": [], "param_diffs": []}
+    index = {"steps": [], "params": [], "backward": [], "param_diffs": [], "output_diffs": []}
     for name, blobs in net.params.items():
         for k, blob in enumerate(blobs):
             crc, norm = checksum(blob.data)
@@ -173,6 +185,7 @@ def record(net, archive, backward):
     for blobs in net.params.values():
         for blob in blobs:
             blob.diff[...] = 0
+    index["output_diffs"] = give_output_diffs(net, archive, seed)
     for i, name in reversed(list(enumerate(names))):
         net._backward(i, i)
         for k, bottom in enumerate(layer_blobs(net, i, "bottom")):
@@ -220,7 +233,7 @@ def main(argv=None):
         np.random.seed(args.seed)
         if hasattr(caffe, "set_random_seed"):
             caffe.set_random_seed(args.seed)
-        index = record(net, archive, args.backward)
+        index = record(net, archive, args.backward, args.seed)
         by = "%s %s" % (caffe.__name__, getattr(caffe, "__version__", "of unknown version"))
         index.update(format=FORMAT, phase="TRAIN" if args.train else "TEST", seed=args.seed, recorded_by=by)
         index.update(inputs=list(values), prototxt=os.path.basename(args.prototxt))
