@@ -166,8 +166,11 @@ def _read_definition(path: str, buffer: mmap.mmap) -> Any:
             if size > MAX_DEFINITION:
                 raise WeightsError(f"{path}: the net's definition is larger than {MAX_DEFINITION >> 20} MB")
             parts.append(part)
-    definition = dialects.parse_net(b"".join(parts))
-    upgrade.upgrade_net(definition, path)
+    try:
+        definition = dialects.parse_net(b"".join(parts))
+        upgrade.upgrade_net(definition, path)
+    except (WeightsError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: the net stored with the weights cannot be read: {error}") from error
     return definition
 
 

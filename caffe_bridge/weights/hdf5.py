@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 from caffe_bridge.errors import CaffeError, WeightsError
 from caffe_bridge.weights.contents import StoredBlob, Weights, shape_problem
@@ -175,16 +176,17 @@ def write_hdf5(path: str | Path, layers: Mapping[str, Sequence[Any]], owners: Ow
     """
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="earliest") as file:
         data = file.create_group("data")
-        seen: set[int] = set()
+        first: dict[int, tuple[torch.Tensor, tuple[str, int]]] = {}
         for layer, blobs in layers.items():
             if not all(part not in ("", ".") for part in layer.split("/")):
                 raise WeightsError(f"{path}: HDF5 cannot hold a layer named '{layer}'; rename it or save a .caffemodel")
             try:
                 group = data.require_group(layer)
                 for i, blob in enumerate(blobs):
-                    shared = owners[layer][i] != (layer, i) if owners and layer in owners else id(blob) in seen
-                    seen.add(id(blob))
-                    if not shared:
+                    place = owners[layer][i] if owners and layer in owners else (layer, i)
+                    if owners is None and isinstance(blob, torch.Tensor):
+                        _, place = first.setdefault(id(blob), (blob, place))
+                    if place == (layer, i):
                         group.create_dataset(str(i), data=to_array(blob))
             except (TypeError, ValueError) as error:
                 raise WeightsError(
