@@ -10,6 +10,7 @@ from caffe_bridge import boxes
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers import cascade
+from caffe_bridge.layers import functional as F
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.registry import register_python
 
@@ -26,8 +27,6 @@ def select(proposals: torch.Tensor, scores: torch.Tensor, min_size: float, phase
     non-maximum suppression the best RPN_POST_NMS_TOP_N; limits of 0 or less keep all. Equal scores keep their order.
     Where no box is large enough, the one with the highest score is kept, so that the net behind has a RoI to work on.
     """
-    from caffe_bridge.layers import functional as F
-
     settings = cfg[phase]
     keep = boxes.filter_small(proposals, min_size)
     if not len(keep):
@@ -81,7 +80,7 @@ class ProposalLayer(Layer):
     Bottoms: foreground and background probabilities (1, 2A, H, W), regression outputs (1, 4A, H, W), im_info (1, 3).
     Tops: the RoIs by falling score and, where a second one is named (MNC's MIX_INDEX), the number (h * W + w) * A + a
     of the anchor each came from (1, n). `param_str`: feat_stride (pixels per cell), use_clip and clip_base (limit the
-    published gradient to 1 / clip_base).
+    published gradient to 1 / clip_base), scales and ratios of the anchors (`cascade.anchors`).
 
     The gradient to the regression outputs is the published one (`_PublishedGradient`), or with
     `cfg.TRAIN.EXACT_GRADIENTS` the derivative of decoding and clipping, never limited; the choice of boxes counts as
@@ -96,7 +95,7 @@ class ProposalLayer(Layer):
         values = cascade.options(self.param, "feat_stride")
         self.stride = cascade.positive(values, "feat_stride")
         self.limit = 1 / cascade.positive(values, "clip_base", 256) if values.get("use_clip", 0) else None
-        self.anchors = boxes.anchors()
+        self.anchors = cascade.anchors(values)
         self._check(bottom_shapes[0], bottom_shapes[1])
 
     def _check(self, scores: Shape, deltas: Shape) -> None:
