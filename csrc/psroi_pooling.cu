@@ -1,0 +1,8 @@
+// PSROIPooling on CUDA.
+#include "cuda.h"
+#include "psroi_pooling.h"
+
+STABLE_TORCH_LIBRARY_IMPL(caffe_bridge, CUDA, m) {
+  m.impl("psroi_pooling", TORCH_BOX(&caffe_bridge::psroi_forward));
+  m.impl("psroi_pooling_backward", TORCH_BOX(&caffe_bridge::psroi_backward));
+}

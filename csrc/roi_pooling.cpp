@@ -1,0 +1,129 @@
+// ROIPooling on the CPU: forward over blocks of channels, backward over the planes of the result.
+#include "roi_pooling.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "blocked.h"
+#include "tensors.h"
+
+namespace caffe_bridge {
+namespace {
+
+template <typename T>
+CB_HD void maximum(const T* plane, int width, int h0, int h1, int w0, int w1, T* value, int32_t* index) {
+  const bool empty = h0 >= h1 || w0 >= w1;
+  for (int lane = 0; lane < kBlock; ++lane) {
+    value[lane] = empty ? T(0) : T(kLowest);
+    index[lane] = -1;
+  }
+  for (int h = h0; h < h1; ++h)
+    for (int w = w0; w < w1; ++w) {
+      const int32_t cell = h * width + w;
+      const T* here = plane + int64_t{cell} * kBlock;
+      for (int lane = 0; lane < kBlock; ++lane) {
+        const bool more = here[lane] > value[lane];
+        value[lane] = more ? here[lane] : value[lane];
+        index[lane] = more ? cell : index[lane];
+      }
+    }
+}
+
+CB_CLONES void maxima(const float* plane, int width, int h0, int h1, int w0, int w1, float* value, int32_t* index) {
+  maximum(plane, width, h0, h1, w0, w1, value, index);
+}
+
+CB_CLONES void maxima(const double* plane, int width, int h0, int h1, int w0, int w1, double* value, int32_t* index) {
+  maximum(plane, width, h0, h1, w0, w1, value, index);
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& features_, const Tensor& rois_, int64_t pooled_h, int64_t pooled_w) {
+  const Pooling p = pooling(features_, rois_, pooled_h, pooled_w);
+  axis(p.cells());
+  const Tensor features = dense(features_), rois = dense(rois_);
+  Tensor top = empty(features, {p.rois, p.channels, pooled_h, pooled_w});
+  Tensor argmax = empty(features, {p.rois, p.channels, pooled_h, pooled_w}, ScalarType::Int);
+  by_dtype(features, [&](auto zero) {
+    using T = decltype(zero);
+    if (top.numel() == 0) return;
+    Blocked<T> blocked(p.images, p.channels, p.cells());
+    blocked.load(in<T>(features));
+    torch::stable::parallel_for(0, int64_t{p.rois} * blocked.blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t block = i / p.rois, r = i % p.rois;
+        const int count = blocked.valid(block);
+        const Roi<T> roi = read_roi(in<T>(rois) + r * 5, p.images);
+        const int64_t first = (r * p.channels + block * kBlock) * p.bins();
+        T* values = out<T>(top) + first;
+        int32_t* indices = out<int32_t>(argmax) + first;
+        if (roi.image < 0) {
+          std::fill(values, values + count * p.bins(), T(0));
+          std::fill(indices, indices + count * p.bins(), -1);
+          continue;
+        }
+        const auto y = pool_rows(roi, p.pooled_h, p.height);
+        const auto x = pool_columns(roi, p.pooled_w, p.width);
+        for (int ph = 0; ph < p.pooled_h; ++ph)
+          for (int pw = 0; pw < p.pooled_w; ++pw) {
+            int h0, h1, w0, w1;
+            y.cells(ph, h0, h1);
+            x.cells(pw, w0, w1);
+            T value[kBlock];
+            int32_t index[kBlock];
+            maxima(blocked.plane(roi.image, block), p.width, h0, h1, w0, w1, value, index);
+            const int64_t bin = int64_t{ph} * p.pooled_w + pw;
+            for (int lane = 0; lane < count; ++lane) {
+              values[lane * p.bins() + bin] = value[lane];
+              indices[lane * p.bins() + bin] = index[lane];
+            }
+          }
+      }
+    });
+  });
+  return {top, argmax};
+}
+
+Tensor backward(const Tensor& grad_, const Tensor& argmax_, const Tensor& rois_, int64_t images, int64_t height,
+                int64_t width) {
+  STD_TORCH_CHECK(grad_.dim() == 4, "the gradient must be (R, C, PH, PW)");
+  const Pooling p = pooling(rois_, images, grad_.size(1), height, width, grad_.size(2), grad_.size(3));
+  check_same(grad_, rois_, "gradient and RoIs");
+  check_shape(grad_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "the gradient");
+  check_shape(argmax_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "argmax");
+  STD_TORCH_CHECK(argmax_.scalar_type() == ScalarType::Int, "argmax must be int32");
+  const Tensor grad = dense(grad_), argmax = dense(argmax_), rois = dense(rois_);
+  Tensor result = zeros(grad, {images, p.channels, height, width});
+  by_dtype(grad, [&](auto zero) {
+    using T = decltype(zero);
+    torch::stable::parallel_for(0, int64_t{p.images} * p.channels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t r = 0; r < p.rois; ++r) {
+          const Roi<T> roi = read_roi(in<T>(rois) + r * 5, p.images);
+          if (roi.image != i / p.channels) continue;
+          const auto y = pool_rows(roi, p.pooled_h, p.height);
+          const auto x = pool_columns(roi, p.pooled_w, p.width);
+          const int64_t first = (r * p.channels + i % p.channels) * p.bins();
+          for (int64_t bin = 0; bin < p.bins(); ++bin) {
+            const int32_t cell = in<int32_t>(argmax)[first + bin];
+            if (cell < 0 || cell >= p.cells()) continue;
+            int ph0, ph1, pw0, pw1;
+            y.bins(cell / p.width, ph0, ph1);
+            x.bins(cell % p.width, pw0, pw1);
+            const int ph = static_cast<int>(bin / p.pooled_w), pw = static_cast<int>(bin % p.pooled_w);
+            if (ph >= ph0 && ph < ph1 && pw >= pw0 && pw < pw1)
+              out<T>(result)[i * p.cells() + cell] += in<T>(grad)[first + bin];
+          }
+        }
+    });
+  });
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(caffe_bridge, CPU, m) {
+  m.impl("roi_pooling", TORCH_BOX(&forward));
+  m.impl("roi_pooling_backward", TORCH_BOX(&backward));
+}
+
+}  // namespace caffe_bridge
