@@ -69,7 +69,8 @@ class AnchorTargetLayer(Layer):
     and background RoIs; they are labelled 1 and 0 after sampling, whatever it decided.
     Tops: labels (1, 1, A * H, W), then targets, inside and outside weights (1, 4A, H, W); channel 4a + k is value k of
     anchor a. Targets are not normalised, and exist for every anchor inside the image.
-    `param_str`: feat_stride (pixels per cell), allowed_border (pixels an anchor may stick out, 0).
+    `param_str`: feat_stride (pixels per cell), allowed_border (pixels an anchor may stick out, 0), scales and ratios
+    of the anchors (`cascade.anchors`).
     Source: MNC's pylayer/anchor_target_layer.py.
     """
 
@@ -83,7 +84,7 @@ class AnchorTargetLayer(Layer):
         self.border = values.get("allowed_border", 0)
         if not isinstance(self.border, int | float):
             raise LayerError(f"param_str: 'allowed_border' is a number, not {self.border!r}")
-        self.anchors = boxes.anchors()
+        self.anchors = cascade.anchors(values)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         if len(bottom_shapes[0]) != 4 or bottom_shapes[0][0] != 1:

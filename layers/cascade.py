@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from caffe_bridge import bbox_targets, boxes, masks
@@ -45,6 +46,22 @@ def class_count(values: dict[str, Any]) -> int:
     if not isinstance(count, int):
         raise LayerError(f"param_str: 'num_classes' is an integer, not {count!r}")
     return count
+
+
+def anchors(values: dict[str, Any]) -> np.ndarray:
+    """The anchors around cell (0, 0), [A, 4], of the options `scales` and `ratios`; without them MNC's nine.
+
+    Scales are multiples of 16 scaled-image pixels, ratios height / width. Raises LayerError for anything but lists of numbers above 0.
+    """
+    chosen = {}
+    for key in ("scales", "ratios"):
+        numbers = values.get(key)
+        if numbers is None:
+            continue
+        if not isinstance(numbers, list) or not numbers:
+            raise LayerError(f"param_str: '{key}' is a list of numbers, not {numbers!r}")
+        chosen[key] = [positive({key: number}, key) for number in numbers]
+    return boxes.anchors(**chosen)
 
 
 def image_info(im_info: torch.Tensor) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from caffe_bridge import CaffeError, config, schema, text_format
+from caffe_bridge import CaffeError, LayerError, config, registry, schema, text_format
 from caffe_bridge.tools import make_prototxt
 from caffe_bridge.tools.models.catalogue import DEFINITIONS
 from caffe_bridge.tools.models.render import net_message
@@ -176,6 +176,20 @@ def test_anchors_of_the_tiny_networks(name, phase):
         assert options(by_name["rpn-data"])["scales"] == settings["scales"]
     warping = next(layer for layer in by_name.values() if layer.type == "ROIWarping")
     assert warping.roi_warping_param.spatial_scale == 1 / 8
+
+
+def test_anchor_layers_read_their_scales():
+    by_name = layers(committed("mnc5_tiny", "train"))
+    for name in ("proposal", "rpn-data"):
+        param = by_name[name]
+        made = registry.python_layer_class(param.python_param.module, param.python_param.layer)
+        bottoms = [(1, 18, 4, 5), (1, 36, 4, 5), (1, 3), (1, 1), (1, 1)][: len(param.bottom)]
+        layer = made(param, bottoms, "TRAIN")
+        widths = layer.anchors[3:6, 2] - layer.anchors[3:6, 0] + 1
+        assert widths.tolist() == [24, 48, 96], "the square ones, 16 times each scale"
+        param.python_param.param_str = "{'feat_stride': 8, 'scales': [2, -4]}"
+        with pytest.raises(LayerError, match="'scales' is a number above 0, not -4"):
+            made(param, bottoms, "TRAIN")
 
 
 def test_other_numbers_of_anchors_resize_the_network():
