@@ -51,7 +51,8 @@ def class_count(values: dict[str, Any]) -> int:
 def anchors(values: dict[str, Any]) -> np.ndarray:
     """The anchors around cell (0, 0), [A, 4], of the options `scales` and `ratios`; without them MNC's nine.
 
-    Scales are multiples of 16 scaled-image pixels, ratios height / width. Raises LayerError for anything but lists of numbers above 0.
+    Scales are multiples of 16 scaled-image pixels, ratios height / width.
+    Raises LayerError for anything but lists of numbers above 0.
     """
     chosen = {}
     for key in ("scales", "ratios"):
