@@ -8,9 +8,7 @@ import numpy as np
 import torch
 
 from caffe_bridge.errors import CaffeError
-from caffe_bridge.layers.base import Shape, canonical_axis
-
-MAX_COUNT = 2**31 - 1
+from caffe_bridge.layers.base import MAX_COUNT, Shape, canonical_axis
 
 
 class Memory:

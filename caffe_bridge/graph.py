@@ -10,7 +10,7 @@ from typing import Any
 from caffe_bridge import registry, schema
 from caffe_bridge.definition import NetDefinition
 from caffe_bridge.errors import LayerError
-from caffe_bridge.layers.base import Layer, Shape
+from caffe_bridge.layers.base import Layer, Shape, check_shape
 from caffe_bridge.python_layer import make_python_layer
 
 AUTOMATIC_TOP = "(automatic)"
@@ -36,6 +36,17 @@ class Node:
     need_backward: bool = False
     bottom_need_backward: list[bool] = field(default_factory=list)
     param_need_backward: list[bool] = field(default_factory=list)
+    accepted: list[Shape] | None = None
+
+    def accept(self, bottom_shapes: list[Shape]) -> list[Shape] | None:
+        """Let the layer refuse bottom shapes it has not seen last time; returns the top shapes if they are new."""
+        if bottom_shapes == self.accepted:
+            return None
+        top_shapes = [tuple(int(d) for d in shape) for shape in self.layer.top_shapes(bottom_shapes)]
+        for name, shape in zip(self.tops, top_shapes):
+            check_shape(f"top '{name}'", shape)
+        self.accepted = bottom_shapes
+        return top_shapes
 
     def located(self, error: LayerError, bottom_shapes: Sequence[Sequence[int]]) -> LayerError:
         """`error` with this layer's name, type, place and bottom shapes."""
@@ -86,7 +97,7 @@ def build_graph(definition: NetDefinition, phase: str, python_layers: str = "reg
             bottom_shapes = [shapes[name] for name in bottoms]
             layer = _make_layer(param, bottom_shapes, phase, python_layers)
             node = _wire(layer, param, bottoms, where, shapes, unread)
-            made = [tuple(int(d) for d in shape) for shape in layer.top_shapes(bottom_shapes)]
+            made = node.accept(bottom_shapes) or []
             if len(made) != len(node.tops):
                 raise LayerError(f"makes {len(made)} top(s), {len(node.tops)} named")
             sharing.add(node, param)

@@ -195,6 +195,8 @@ class Net(torch.nn.Module):
     def _run(self, node: Node, values: dict[str, torch.Tensor]) -> None:
         bottoms = [values[name].detach() if cut else values[name] for name, cut in zip(node.bottoms, node.cut)]
         try:
+            if not torch.compiler.is_compiling():
+                node.accept([tuple(b.shape) for b in bottoms])
             tops = node.layer(*bottoms)
         except LayerError as error:
             raise node.located(error, [tuple(b.shape) for b in bottoms]) from error

@@ -1,10 +1,11 @@
 """Caffe's six update rules as torch optimizers.
 
-They follow Caffe's equations, not torch's: the learning rate is inside the momentum (SGD, Nesterov); AdaGrad, RMSProp and
-Adam add delta outside the square root without torch's bias terms, weight decay is added to the gradient first. After
-`step()` a parameter's `.grad` holds the update that was subtracted from it, as `diff` does in Caffe.
+They follow Caffe's equations, not torch's: the learning rate is inside the momentum (SGD, Nesterov), delta is added
+outside the square root (AdaGrad, RMSProp, Adam), weight decay is added to the gradient first. After `step()` a
+parameter's `.grad` holds the update that was subtracted from it, as `diff` does in Caffe.
 
-Parameter group options: `lr`, `lr_mult`, `weight_decay`, `decay_mult`, `regularization` ("L2" or "L1") and those of the rule.
+Parameter group options: `lr`, `lr_mult`, `weight_decay`, `decay_mult`, `regularization` ("L2" or "L1") and those of the
+rule.
 Source: BVLC Caffe, src/caffe/solvers; Kingma and Ba 2015 (Adam), Zeiler 2012 (AdaDelta), Duchi et al. 2011 (AdaGrad).
 """
 

@@ -45,7 +45,7 @@ class Solver(SolverLoop[Net]):
         loss, outputs = self._run(self.net)
         if loss.requires_grad:
             loss.backward()
-        return float(loss), outputs
+        return float(loss.detach()), outputs
 
     def _share(self, test_net: Net) -> None:
         share_parameters(test_net, self.net)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +11,8 @@ import torch
 from caffe_bridge.errors import LayerError
 
 Shape = tuple[int, ...]
+
+MAX_COUNT = 2**31 - 1
 
 
 class BlobList(torch.nn.Module):
@@ -132,7 +135,9 @@ class Layer(torch.nn.Module):
 
         The net runs the filler once it knows that no weights file provides the blob.
         """
-        blob = torch.nn.Parameter(torch.zeros(tuple(int(d) for d in shape)))
+        size = tuple(int(d) for d in shape)
+        check_shape(f"parameter {len(self.blobs)}", size)
+        blob = torch.nn.Parameter(torch.zeros(size))
         self.blobs.append(blob)
         self.fillers.append(filler)
         return blob
@@ -143,6 +148,12 @@ class Layer(torch.nn.Module):
             self.param.param.add()
         self.param.param[index].lr_mult = lr_mult
         self.param.param[index].decay_mult = decay_mult
+
+
+def check_shape(what: str, shape: Sequence[int]) -> None:
+    """Raise LayerError for a shape Caffe cannot hold: a negative dimension, or more than 2**31 - 1 elements."""
+    if any(d < 0 for d in shape) or math.prod(shape) > MAX_COUNT:
+        raise LayerError(f"{what} would have shape {tuple(shape)}; Caffe allows 0 to {MAX_COUNT} elements")
 
 
 def canonical_axis(axis: int, ndim: int) -> int:

@@ -37,6 +37,9 @@ class Executor:
         self.params: OrderedDict[str, list[Blob]] = OrderedDict()
         self.owned_params: list[ParameterBlob] = []
         self._passes = [_Pass() for _ in self.nodes]
+        # A layer without bottoms that returns the very tensor of its last pass (DummyData's constants) makes nothing
+        # new, and what a script wrote into the blob stays, as in Caffe.
+        self._constants: dict[str, torch.Tensor] = {}
         self._make_params(net)
         for node in self.nodes:
             self._make_tops(node, net)
@@ -112,6 +115,7 @@ class Executor:
         for i, need in enumerate(node.param_need_backward):
             node.layer.blobs.parameter(i).requires_grad_(need)
         try:
+            node.accept([blob.shape for blob in bottoms])
             with torch.set_grad_enabled(node.need_backward):
                 made = node.layer(*values)
         except LayerError as error:
@@ -123,11 +127,13 @@ class Executor:
         made = (made,) if isinstance(made, torch.Tensor) else made
         edge = torch.autograd.graph.get_gradient_edge
         self._passes[index] = _Pass(values, [edge(top) if top.requires_grad else None for top in made])
-        for blob, value in zip(tops, made):
+        for name, blob, value in zip(node.tops, tops, made):
             if node.layer.shares_data:
                 self._share(node, blob, tuple(value.shape))
-            else:
+            elif self._constants.get(name) is not value:
                 blob.set(value)
+                if not node.bottoms:
+                    self._constants[name] = value
 
     def backward(self, index: int) -> None:
         """Run one layer's backward pass if Caffe's rules want it: bottoms' diffs are set, parameters' added to."""
