@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from caffe_bridge import schema, text_format, weights
-from caffe_bridge.convert.model import Model
+from caffe_bridge.convert.model import Blobs, Model
 from caffe_bridge.errors import PrototxtError
 from caffe_bridge.upgrade import upgrade_net
 
@@ -18,12 +18,15 @@ _AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2}
 def read_weights(path: str) -> Model:
     """A .caffemodel of any generation or Caffe's HDF5; shapes of four numbers become those of current Caffe."""
     with weights.read(path) as source:
-        layers = {layer: list(arrays) for layer, arrays in source.layers.items()}
-        for layer, blobs in source.blobs.items():
+        layers: dict[str, Blobs] = {}
+        for layer, arrays in source.layers.items():
             axes = _AXES.get(source.types.get(layer, ""), 1)
-            for i, blob in enumerate(blobs):
-                if blob is not None and blob.legacy:
-                    layers[layer][i] = _unpadded(layers[layer][i], axes if i == 0 else 1)
+            layers[layer] = [
+                _unpadded(array, axes if i == 0 else 1)
+                if array is not None and blob is not None and blob.legacy
+                else array
+                for i, (array, blob) in enumerate(zip(arrays, source.blobs[layer]))
+            ]
         definition = source.definition()
     return Model(path, layers, definition)
 

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import caffe_bridge
 from caffe_bridge import CaffeError, WeightsError, schema, weights
 from caffe_bridge.convert.formats import READERS, WRITERS, convert
 from caffe_bridge.convert.names import key, split_key, split_keys
@@ -137,6 +138,15 @@ class TestFormats:
         convert([str(tmp_path / "b.safetensors")], str(tmp_path / "c.caffemodel"))
         for (layer, i), array in arrays(tmp_path / "c.caffemodel").items():
             np.testing.assert_array_equal(array, tensors[key(layer, i)].float().numpy())
+
+    def test_a_nets_state_dict(self, tmp_path):
+        net = caffe_bridge.Net(DEPLOY, PLAIN)
+        torch.save(net.state_dict(), tmp_path / "a.pt")
+        safetensors.torch.save_model(net, tmp_path / "b.safetensors")
+        convert([str(tmp_path / "a.pt"), str(DEPLOY)], str(tmp_path / "a.caffemodel"))
+        convert([str(tmp_path / "b.safetensors"), str(DEPLOY)], str(tmp_path / "b.caffemodel"))
+        assert_same(arrays(tmp_path / "a.caffemodel"), arrays(PLAIN))
+        assert_same(arrays(tmp_path / "b.caffemodel"), arrays(PLAIN))
 
     def test_every_format_reads_what_it_writes(self):
         assert set(WRITERS) <= set(READERS)

@@ -65,7 +65,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 @pytest.mark.parametrize(
     ("name", "use", "count"),
     [
-        ("plain.caffemodel", use_weights, 1500),
+        ("plain.caffemodel", use_weights, 1000),
         ("v0.caffemodel", use_weights, 600),
         ("v1_unpacked.caffemodel", use_weights, 600),
         ("snap_binaryproto_iter_4.solverstate", use_state, 600),
@@ -234,9 +234,11 @@ class TestHostileHdf5:
 
     @pytest.mark.parametrize("place", ["data", "data/x", "data/x/0"])
     @pytest.mark.parametrize("kind", ["external", "soft"])
-    def test_links_are_not_followed(self, tmp_path, place, kind):
-        with h5py.File(tmp_path / "other.h5", "w") as file:
-            file.create_dataset("data/x/0", data=np.ones(3))
+    @pytest.mark.parametrize("there", [True, False])
+    def test_links_are_not_followed(self, tmp_path, place, kind, there):
+        if there:
+            with h5py.File(tmp_path / "other.h5", "w") as file:
+                file.create_dataset("data/x/0", data=np.ones(3))
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file.create_dataset("kept/x/0", data=np.ones(3))
             link = (
@@ -254,7 +256,7 @@ class TestHostileHdf5:
             with h5py.File(path, "a") as file:
                 del file[key]
                 file[key] = h5py.ExternalLink("other.h5", key)
-            with pytest.raises(WeightsError, match="link into another file|no 'history'|holds no"):
+            with pytest.raises(WeightsError, match="link into another file"):
                 weights.read_solverstate(path)
 
     def test_external_storage_is_not_read(self, tmp_path):
@@ -263,6 +265,16 @@ class TestHostileHdf5:
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file.create_dataset("data/x/0", (4,), np.float32, external=[(str(secret), 0, 16)])
         self.refused(tmp_path / "a.h5", "values in other files")
+        weights.write_solverstate(tmp_path / "b.h5", weights.SolverState(history=[]))
+        with h5py.File(tmp_path / "b.h5", "a") as file:
+            file.create_dataset("learned_net", (1,), "S16", external=[(str(secret), 0, 16)])
+        with pytest.raises(WeightsError, match="values in other files"):
+            weights.read_solverstate(tmp_path / "b.h5")
+
+    def test_filters_that_would_load_plugins_are_refused(self, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("data/x/0", data=np.ones(300, np.float32), chunks=(300,), scaleoffset=3)
+        self.refused(tmp_path / "a.h5", "packed with HDF5 filter 6")
 
     def test_virtual_data_sets_are_not_read(self, tmp_path):
         layout = h5py.VirtualLayout(shape=(4,), dtype=np.float32)

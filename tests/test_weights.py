@@ -414,6 +414,14 @@ class TestLoading:
             report = weights.load_into(params, source)
             assert ("owner", 0) in report.loaded and report.missing == []
 
+    def test_parameters_shared_under_another_shape(self):
+        with weights.read(PLAIN) as source:
+            params = {"ip_a": [torch.zeros(1200, 1), torch.zeros(12)]}
+            with pytest.raises(WeightsError, match="shape"):
+                weights.load_into(params, source)
+            weights.load_into(params, source, shared={"ip_a": [("owner", 0), ("ip_a", 1)]})
+            np.testing.assert_array_equal(params["ip_a"][0].ravel(), source.layers["ip_a"][0].ravel())
+
     def test_broken_blobs_matter_only_where_they_are_used(self, tmp_path):
         path = save(tmp_path / "a.caffemodel", one_blob(shape=[2, 2], data=[1, 2, 3]))
         source = weights.read(path)

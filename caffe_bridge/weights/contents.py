@@ -68,7 +68,9 @@ class _Arrays(Mapping[str, list["np.ndarray | None"]]):
         self._weights = weights
 
     def __getitem__(self, layer: str) -> list[np.ndarray | None]:
-        return [blob and self._weights.array(layer, i) for i, blob in enumerate(self._weights.blobs[layer])]
+        return [
+            None if blob is None else self._weights.array(layer, i) for i, blob in enumerate(self._weights.blobs[layer])
+        ]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights.blobs)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from caffe_bridge.errors import CaffeError, WeightsError
-from caffe_bridge.weights.contents import StoredBlob, Weights, shape_problem
+from caffe_bridge.weights.contents import Shape, StoredBlob, Weights, shape_problem
 from caffe_bridge.weights.files import replacing, to_array
 
 MAX_DEPTH = 32
@@ -54,15 +54,33 @@ def open_file(path: str) -> h5py.File:
         return h5py.File(path, "r", locking=False)
 
 
+def has(group: h5py.Group, key: str) -> bool:
+    """Whether a group has a link of this name, wherever it leads (h5py's `in` follows it)."""
+    return group.id.links.exists(key.encode("utf-8", "surrogateescape"))
+
+
 def child(path: str, group: h5py.Group, key: str) -> Any:
-    """A member of a group; links that lead elsewhere are refused before they are followed."""
-    link = group.get(key, getlink=True)
+    """A member of a group. Links that lead elsewhere and data kept elsewhere are refused before they are followed."""
+    name = key.encode("utf-8", "surrogateescape")
     where = f"{path}: {group.name.rstrip('/')}/{key}"
-    if isinstance(link, h5py.ExternalLink):
-        raise WeightsError(f"{where} is a link into another file, '{link.filename}'; such links are not followed")
-    if not isinstance(link, h5py.HardLink):
+    kind = group.id.links.get_info(name).type
+    if kind == h5py.h5l.TYPE_EXTERNAL:
+        raise WeightsError(f"{where} is a link into another file; such links are not followed")
+    if kind != h5py.h5l.TYPE_HARD:
         raise WeightsError(f"{where} is a symbolic link; only data stored in place is read")
-    return group[key]
+    member = group[key]
+    if isinstance(member, h5py.Dataset):
+        _check_storage(where, member.id.get_create_plist())
+    return member
+
+
+def _check_storage(where: str, properties: h5py.h5p.PropDCID) -> None:
+    if properties.get_external_count() or properties.get_layout() == h5py.h5d.VIRTUAL:
+        raise WeightsError(f"{where} keeps its values in other files; these are not read")
+    for i in range(properties.get_nfilters()):
+        code = properties.get_filter(i)[0]
+        if code not in OWN_FILTERS:
+            raise WeightsError(f"{where} is packed with HDF5 filter {code}; repack it (h5repack -f NONE)")
 
 
 def read(path: str, buffer: mmap.mmap) -> Weights:
@@ -70,7 +88,7 @@ def read(path: str, buffer: mmap.mmap) -> Weights:
     file = open_file(path)
     try:
         with explained(path):
-            if "data" not in file or not isinstance(data := child(path, file, "data"), h5py.Group):
+            if not has(file, "data") or not isinstance(data := child(path, file, "data"), h5py.Group):
                 raise WeightsError(f"{path}: holds no group 'data'; not weights as Caffe writes them")
             blobs = _Walk(path, buffer).layers(data)
     except BaseException:
@@ -123,23 +141,16 @@ class _Walk:
 
 
 def stored_blob(path: str, data: h5py.Dataset, buffer: mmap.mmap) -> StoredBlob:
-    """A numeric data set, its size checked against what the file stores. Raises WeightsError for any other."""
+    """A numeric data set from `child`, its size checked against what is stored. Raises WeightsError for any other."""
     where = f"{path}: {data.name}"
     kind = data.id.get_type()
     if not isinstance(kind, (h5py.h5t.TypeFloatID, h5py.h5t.TypeIntegerID)) or data.shape is None:
         raise WeightsError(f"{where} holds no numbers")
-    properties = data.id.get_create_plist()
-    if properties.get_external_count() or properties.get_layout() == h5py.h5d.VIRTUAL:
-        raise WeightsError(f"{where} keeps its values in other files; these are not read")
-    for i in range(properties.get_nfilters()):
-        code = properties.get_filter(i)[0]
-        if code not in OWN_FILTERS:
-            raise WeightsError(f"{where} is packed with HDF5 filter {code}; repack it (h5repack -f NONE)")
     shape = tuple(int(dim) for dim in data.shape)
     if problem := shape_problem(shape):
         raise WeightsError(f"{where}: {problem}")
     size, stored = data.size * kind.get_size(), data.id.get_storage_size()
-    ratio = MAX_EXPANSION if properties.get_nfilters() else 1
+    ratio = MAX_EXPANSION if data.id.get_create_plist().get_nfilters() else 1
     if size > stored * ratio or stored > len(buffer):
         raise WeightsError(f"{where} has shape {shape}, {size} bytes, but {min(stored, len(buffer))} are stored")
     offset = data.id.get_offset()
@@ -147,7 +158,11 @@ def stored_blob(path: str, data: h5py.Dataset, buffer: mmap.mmap) -> StoredBlob:
         return StoredBlob(shape, partial(_fetch, path, data))
     if offset + size > len(buffer):
         raise WeightsError(f"{where}: truncated: its {size} bytes go on beyond the end of the file")
-    return StoredBlob(shape, partial(np.ndarray, shape, data.dtype, buffer, offset))
+    return StoredBlob(shape, partial(_view, shape, data.dtype, buffer, offset))
+
+
+def _view(shape: Shape, dtype: np.dtype, buffer: mmap.mmap, offset: int) -> np.ndarray:
+    return np.ndarray(shape, dtype, buffer, offset)
 
 
 def _fetch(path: str, data: h5py.Dataset) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -130,9 +131,12 @@ def _difference(layer: str, tensors: Sequence[torch.Tensor], weights: Weights, o
         return counts
     for i, tensor in enumerate(tensors):
         blob = blobs[i] if i < len(blobs) else None
+        shared = _owner(owners, layer, i) != (layer, i)
         if blob is None:
-            if _owner(owners, layer, i) == (layer, i):
+            if not shared:
                 return counts + f" and shares none for blob {i}"
+        elif shared and math.prod(blob.shape) == tensor.numel():
+            continue  # a parameter shared under another shape (share_mode: PERMISSIVE) is seen in its owner's
         elif not blob.matches(tuple(tensor.shape)):
             return f"blob {i} has shape {blob.shape} in the file, {tuple(tensor.shape)} in the net"
     return None
@@ -143,6 +147,7 @@ def copy_values(target: torch.Tensor, values: np.ndarray) -> None:
     """Copy an array (of as many elements) into a tensor in place, converting its dtype, with one copy on the CPU."""
     if target.device.type == "cpu" and target.dtype in (torch.float32, torch.float64, torch.float16):
         np.copyto(target.detach().numpy(), values.reshape(target.shape), casting="unsafe")
-        torch.autograd.graph.increment_version(target)
+        if not target.is_inference():
+            torch.autograd.graph.increment_version(target)
     else:
         target.copy_(torch.from_numpy(np.array(values, order="C")).view(target.shape))

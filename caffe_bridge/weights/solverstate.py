@@ -99,12 +99,12 @@ def _read_binary(path: str, buffer: mmap.mmap) -> SolverState:
 def _read_hdf5(path: str, buffer: mmap.mmap) -> SolverState:
     with hdf5.explained(path), hdf5.open_file(path) as file:
         for key in ("iter", "current_step", "history"):
-            if key not in file:
+            if not hdf5.has(file, key):
                 raise WeightsError(f"{path}: holds no '{key}'; not a solver state")
         group = hdf5.child(path, file, "history")
         if not isinstance(group, h5py.Group) or len(group) > MAX_HISTORY:
             raise WeightsError(f"{path}: 'history' is not a group of blobs")
-        missing = next((i for i in range(len(group)) if str(i) not in group), None)
+        missing = next((i for i in range(len(group)) if not hdf5.has(group, str(i))), None)
         if missing is not None:
             raise WeightsError(f"{path}: the history of {len(group)} blobs has no blob {missing}")
         members = [hdf5.child(path, group, str(i)) for i in range(len(group))]
@@ -112,7 +112,7 @@ def _read_hdf5(path: str, buffer: mmap.mmap) -> SolverState:
             raise WeightsError(f"{path}: 'history' is not a group of blobs")
         return SolverState(
             iter=hdf5.read_int(path, file, "iter"),
-            learned_net=hdf5.read_text(path, file, "learned_net") if "learned_net" in file else None,
+            learned_net=hdf5.read_text(path, file, "learned_net") if hdf5.has(file, "learned_net") else None,
             current_step=hdf5.read_int(path, file, "current_step"),
             history=_arrays(path, [hdf5.stored_blob(path, member, buffer) for member in members]),
             streams=_hdf5_streams(path, file, buffer),
@@ -120,7 +120,7 @@ def _read_hdf5(path: str, buffer: mmap.mmap) -> SolverState:
 
 
 def _hdf5_streams(path: str, file: h5py.File, buffer: mmap.mmap) -> bytes:
-    if "streams" not in file:
+    if not hdf5.has(file, "streams"):
         return b""
     member = hdf5.child(path, file, "streams")
     if not isinstance(member, h5py.Dataset) or member.dtype != np.uint8 or member.size > MAX_STREAMS:
