@@ -183,7 +183,16 @@ def detect(net: Net, image: np.ndarray, max_per_image: int = 100) -> Instances:
         empty = scores.new_zeros(0)
         return Instances(boxes, empty.long(), empty, masks.flatten(0, 1))
     if cfg.TEST.USE_MASK_MERGE:
-        merged = functional.mask_voting(boxes, masks, scores, image.shape[:2], max_per_image=max_per_image)
+        merged = functional.mask_voting(
+            boxes,
+            masks,
+            scores,
+            image.shape[:2],
+            max_per_image,
+            nms_threshold=cfg.TEST.MASK_MERGE_NMS_THRESH,
+            iou_threshold=cfg.TEST.MASK_MERGE_IOU_THRESH,
+            binarize_threshold=cfg.BINARIZE_THRESH,
+        )
     else:
         merged = suppress(boxes, masks, scores, max_per_image)
     box_lists, mask_lists = merged
