@@ -61,7 +61,8 @@ class _PublishedGradient(torch.autograd.Function):
 
 def class_columns(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The four regression outputs of each row's class: [n, 4] of [n, 4 * classes]."""
-    return outputs.view(len(outputs), outputs.shape[1] // 4, 4)[torch.arange(len(outputs), device=outputs.device), labels]
+    rows = torch.arange(len(outputs), device=outputs.device)
+    return outputs.reshape(len(outputs), outputs.shape[1] // 4, 4)[rows, labels]
 
 
 @register_python("pylayer.stage_bridge_layer", "StageBridgeLayer")
