@@ -1,0 +1,25 @@
+"""Parameter."""
+
+from __future__ import annotations
+
+import torch
+
+from caffe_bridge.layers.base import Layer, Shape
+from caffe_bridge.layers.input import read_shape
+from caffe_bridge.registry import register
+
+
+@register("Parameter")
+class Parameter(Layer):
+    """A learned blob of `shape`, starting at 0, as a top of its own."""
+
+    bottoms = (0, 0)
+
+    def setup(self, bottom_shapes: list[Shape]) -> None:
+        self.add_blob(read_shape(self.param.parameter_param.shape.dim))
+
+    def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
+        return [tuple(self.blobs[0].shape)]
+
+    def forward(self) -> torch.Tensor:
+        return self.blobs[0]
