@@ -27,7 +27,7 @@ def check_location() -> None:
     """Every module comes from this environment, and nothing was left out of the wheel."""
     prefix = Path(sys.prefix).resolve()
     for module in pkgutil.walk_packages(caffe_bridge.__path__, "caffe_bridge."):
-        if not module.name.endswith(".__main__"):
+        if not module.name.endswith((".__main__", "._native")):  # a script, and a library that torch loads
             file = importlib.import_module(module.name).__file__
             assert file is not None and prefix in Path(file).resolve().parents, (module.name, file)
     assert importlib.metadata.version("caffe-bridge") == caffe_bridge.__version__
