@@ -164,12 +164,59 @@ def suppress(
     return box_lists, mask_lists
 
 
+def vote_binarised(
+    boxes: torch.Tensor, masks: torch.Tensor, scores: torch.Tensor, image_size: Sequence[int], max_per_image: int = 100
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Mask voting by MNC's CPU program, another algorithm than `functional.mask_voting`, its GPU one.
+
+    Every box that overlaps a survivor votes with its mask pasted into the image and binarised, weighted by its score of
+    the survivor's class; the result is what gathers at least cfg.BINARIZE_THRESH, in its tight box (the image's centre
+    where nothing does). Takes what `forward_stages` returns.
+
+    Returns:
+        boxes per class [k, 5] with the score last, and masks per class [k, 1, M, M]; class 1 first.
+    """
+    survivors = [
+        functional.nms(boxes, class_scores, cfg.TEST.MASK_MERGE_NMS_THRESH, inclusive=not cfg.USE_GPU_NMS)
+        for class_scores in scores.unbind(1)[1:]
+    ]
+    survivors = [rows[:max_per_image] for rows in survivors]
+    best = torch.cat([scores[rows, c] for c, rows in enumerate(survivors, 1)]).sort(descending=True).values
+    least = best[:max_per_image][-1]
+    box_lists, mask_lists = [], []
+    for c, rows in enumerate(survivors, 1):
+        rows = rows[scores[rows, c] >= least]
+        near = box_arithmetic.overlaps(boxes[rows], boxes) >= cfg.TEST.MASK_MERGE_IOU_THRESH
+        merged = [_merge_binarised(boxes[voters], masks[voters], scores[voters, c], image_size) for voters in near]
+        tight = boxes.new_tensor([box for box, _ in merged]).reshape(-1, 4)
+        box_lists.append(torch.cat([tight, scores[rows, c, None]], dim=1))
+        merged_masks = np.array([mask for _, mask in merged], np.float32).reshape(-1, *masks.shape[1:])
+        mask_lists.append(torch.from_numpy(merged_masks).to(masks))
+    return box_lists, mask_lists
+
+
+def _merge_binarised(
+    boxes: torch.Tensor, masks: torch.Tensor, weights: torch.Tensor, image_size: Sequence[int]
+) -> tuple[list[int], np.ndarray]:
+    """The tight box of the weighted sum of binarised masks, and the sum in it, resized to a mask [M, M]."""
+    height, width = image_size
+    votes = np.zeros((height, width))
+    for box, mask, weight in zip(boxes.cpu(), masks[:, 0].cpu(), (weights / weights.sum()).tolist()):
+        votes += weight * paste_mask(mask, box, image_size)
+    y, x = np.nonzero(votes >= cfg.BINARIZE_THRESH)
+    if len(y) == 0:
+        y, x = np.array([height // 2]), np.array([width // 2])
+    tight = [int(x.min()), int(y.min()), int(x.max()), int(y.max())]
+    inside = votes[tight[1] : tight[3] + 1, tight[0] : tight[2] + 1].astype(np.float32)
+    return tight, cv2.resize(inside, tuple(masks.shape[:1:-1]))
+
+
 def detect(net: Net, image: np.ndarray, max_per_image: int = 100) -> Instances:
     """Find the instances in one image.
 
     Boxes and masks of both stages are merged by mask voting, which keeps the `max_per_image` best scores over all
-    classes (and ties with the last); without cfg.TEST.USE_MASK_MERGE they are suppressed class by class instead, each
-    class keeping up to `max_per_image`. The net runs where it is.
+    classes (and ties with the last); cfg.TEST.USE_GPU_MASK_MERGE says which of MNC's two ways of voting, wherever the
+    net runs. Without cfg.TEST.USE_MASK_MERGE they are suppressed class by class, each keeping up to `max_per_image`.
 
     Args:
         net: an MNC test net, as `forward_stages` describes it.
@@ -182,7 +229,11 @@ def detect(net: Net, image: np.ndarray, max_per_image: int = 100) -> Instances:
     if len(boxes) == 0:
         empty = scores.new_zeros(0)
         return Instances(boxes, empty.long(), empty, masks.flatten(0, 1))
-    if cfg.TEST.USE_MASK_MERGE:
+    if not cfg.TEST.USE_MASK_MERGE:
+        merged = suppress(boxes, masks, scores, max_per_image)
+    elif not cfg.TEST.USE_GPU_MASK_MERGE:
+        merged = vote_binarised(boxes, masks, scores, image.shape[:2], max_per_image)
+    else:
         merged = functional.mask_voting(
             boxes,
             masks,
@@ -193,8 +244,6 @@ def detect(net: Net, image: np.ndarray, max_per_image: int = 100) -> Instances:
             iou_threshold=cfg.TEST.MASK_MERGE_IOU_THRESH,
             binarize_threshold=cfg.BINARIZE_THRESH,
         )
-    else:
-        merged = suppress(boxes, masks, scores, max_per_image)
     box_lists, mask_lists = merged
     classes = [torch.full((len(found),), i, device=found.device) for i, found in enumerate(box_lists, 1)]
     scored = torch.cat(box_lists)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 
 import cv2
@@ -130,6 +131,29 @@ def suppressed(boxes, order, threshold):
         if overlaps.max() <= threshold:
             keep.append(i)
     return keep
+
+
+@pytest.mark.parametrize("case", ["top5", "all_kept", "two_boxes"])
+def test_binarised_voting_is_the_cpu_programs(case, reference):
+    recorded = np.load(reference / "mnc" / f"mask_voting__{case}.npz")
+    parameters = json.loads(str(recorded["param_json"]))
+    boxes, masks = inference.vote_binarised(
+        *(torch.from_numpy(recorded[f"in_{name}"]) for name in ("boxes", "masks", "scores")),
+        (parameters["im_height"], parameters["im_width"]),
+        parameters["max_per_image"],
+    )
+    assert [len(rows) for rows in boxes] == recorded["out_cpu_class_len"].tolist()
+    assert np.allclose(torch.cat(boxes), recorded["out_cpu_box"], atol=1e-5)
+    assert np.allclose(torch.cat(masks), recorded["out_cpu_mask"], atol=1e-5)
+
+
+def test_settings_choose_the_way_of_voting(net):
+    cfg.TEST.SCALES, cfg.TEST.USE_GPU_MASK_MERGE = (160,), False
+    image = picture(110, 150)
+    boxes, masks = inference.vote_binarised(*forward_stages(net, image), image.shape[:2], 5)
+    found = detect(net, image, max_per_image=5)
+    assert len(found) >= 5 and torch.equal(found.boxes, torch.cat(boxes)[:, :4])
+    assert torch.equal(found.masks, torch.cat(masks)[:, 0])
 
 
 def test_net_without_proposals_gives_an_empty_result(net, monkeypatch):

@@ -58,6 +58,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def apply_settings(args: argparse.Namespace) -> None:
+    """Merge --cfg, then --set into MNC's defaults."""
+    config.use("mnc")
+    if args.cfg:
+        config.cfg_from_file(args.cfg)
+    config.cfg_from_list(args.set)
+
+
 def choose_device(gpu: int | None, cpu: bool) -> torch.device:
     """The GPU asked for; else the first one if there is any and the CPU was not asked for."""
     count = torch.cuda.device_count()
@@ -119,9 +127,13 @@ def results(instances: Instances, image_id: int, file_name: str, image_size: Seq
 
 
 def matches_recording(net: Net, recording: Path) -> bool:
-    """Run a net filled by the recipe on the recording's input, print blob, error and verdict, and say if all agree."""
+    """Run a net filled by the recipe on the recording's input, print blob, error and verdict, and say if all agree.
+
+    It runs under MNC's default settings, as the recording did, and leaves them in force.
+    """
     recorded = dict(np.load(recording))
     inputs = recipe.inputs(*recorded["hw"].tolist())
+    config.use("mnc")
     with torch.no_grad():
         blobs = net(**inputs, blobs=[name for name in recorded if name != "hw"])
     got = {name: blob.cpu().numpy() for name, blob in blobs.items()}
@@ -155,7 +167,8 @@ def process(net: Net, paths: Sequence[Path], out: Path, threshold: float) -> int
     """Detect and draw in every image, write instances.json; returns how many succeeded, reporting the others."""
     entries: list[dict[str, Any]] = []
     done = 0
-    for i, (path, name) in enumerate(tqdm(list(zip(paths, output_names(paths))), unit="image", disable=len(paths) < 2)):
+    quiet = True if len(paths) < 2 else None  # None: a progress bar on terminals only
+    for i, (path, name) in enumerate(tqdm(list(zip(paths, output_names(paths))), unit="image", disable=quiet)):
         try:
             image = read_image(path)
             start = time.perf_counter()
@@ -190,9 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns 0 when at least one image was done, 2 when none could be, 1 when the net disagrees with the recording."""
     args = parse_args(argv)
     device = choose_device(args.gpu, args.cpu)
-    if args.cfg:
-        config.cfg_from_file(args.cfg)
-    config.cfg_from_list(args.set)
+    apply_settings(args)
     paths = find_images(args.images) if args.images else None
 
     net = Net(args.prototxt or packaged_prototxt(), args.weights)
@@ -208,6 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         elif not matches_recording(net, recording):
             print("The net disagrees with the original program.", file=sys.stderr)
             return 1
+        apply_settings(args)
 
     args.out.mkdir(parents=True, exist_ok=True)
     done = process(net, paths or write_scenes(args.out), args.out, args.thresh)
