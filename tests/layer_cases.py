@@ -47,14 +47,17 @@ def error(got: torch.Tensor, wanted: np.ndarray) -> float:
     return float(difference / max(1.0, np.abs(wanted).max()))
 
 
-def check_case(name: str) -> None:
-    """Run one recorded case layer by layer and compare tops, statistics and gradients with Caffe's."""
+def check_case(name: str, fixed_shapes: bool = True) -> None:
+    """Run one recorded case layer by layer and compare tops, statistics and gradients with Caffe's.
+
+    `fixed_shapes` is for layers whose tops' shapes do not depend on data: `top_shapes` must foretell them.
+    """
     case = np.load(REFERENCE / f"{name}.npz")
     net = schema.NetParameter()
     text_format.parse(str(case["prototxt"]), net)
     blobs: dict[str, torch.Tensor] = {}
     layers: dict[str, Layer] = {}
-    losses: list[tuple[torch.Tensor, float]] = []
+    seeds: dict[str, torch.Tensor] = {}
     leaves: dict[str, torch.Tensor] = {}
     for param in net.layer:
         if param.type == "Input":
@@ -69,10 +72,11 @@ def check_case(name: str) -> None:
                 blob.copy_(torch.from_numpy(case[f"param/{param.name}/{i}"]))
         tops = layer(*(b.detach() if i in layer.no_gradient else b for i, b in enumerate(bottoms)))
         tops = (tops,) if isinstance(tops, torch.Tensor) else tops
-        assert [tuple(top.shape) for top in tops] == [tuple(s) for s in layer.top_shapes([b.shape for b in bottoms])]
+        foretold = [tuple(shape) for shape in layer.top_shapes([tuple(b.shape) for b in bottoms])]
+        assert [tuple(top.shape) for top in tops] == foretold or not fixed_shapes
         blobs.update(zip(param.top, tops))
         weights = list(param.loss_weight) or [1.0 if layer.is_loss else 0.0]
-        losses += [(top, weight) for top, weight in zip(tops, weights) if weight]
+        seeds.update({name: torch.full_like(top, w) for name, top, w in zip(param.top, tops, weights) if w})
     for key in case.files:
         kind, _, rest = key.partition("/")
         if kind == "out" and rest in blobs:
@@ -82,9 +86,8 @@ def check_case(name: str) -> None:
             assert error(layers[layer_name].blobs[int(index)], case[key]) <= FORWARD_TOLERANCE, key
     if case["forward_only"]:
         return
-    tops = [(top, torch.full_like(top, weight)) for top, weight in losses]
-    tops += [(blobs[k[5:]], torch.from_numpy(case[k])) for k in case.files if k.startswith("dtop/")]
-    torch.autograd.backward(*zip(*tops))
+    seeds.update({key[5:]: torch.from_numpy(case[key]) for key in case.files if key.startswith("dtop/")})
+    torch.autograd.backward([blobs[name] for name in seeds], list(seeds.values()))
     gradients = {f"din/{name}": leaf.grad for name, leaf in leaves.items()}
     for name, layer in layers.items():
         gradients.update({f"dparam/{name}/{i}": blob.grad for i, blob in enumerate(layer.blobs)})
