@@ -10,9 +10,7 @@ from caffe_bridge.layers.functional._library import gradient, in_float, operatio
 from caffe_bridge.layers.functional.roi_warping import Gradient, is_exact
 
 
-def mask_resize(
-    masks: torch.Tensor, size: int | tuple[int, int], gradient: Gradient = "published"
-) -> torch.Tensor:
+def mask_resize(masks: torch.Tensor, size: int | tuple[int, int], gradient: Gradient = "published") -> torch.Tensor:
     """Resize masks by bilinear sampling without half-pixel offsets: output (i, j) is read at (i * H/OH, j * W/OW).
 
     Args:

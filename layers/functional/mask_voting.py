@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from caffe_bridge.boxes import overlaps
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.functional import _rois
 from caffe_bridge.layers.functional._library import in_float, operation
@@ -57,7 +58,7 @@ def mask_voting(
         return [boxes.new_zeros(0, 5) for _ in counts], [masks.new_zeros(0, *masks.shape[1:]) for _ in counts]
     kept = torch.cat(survivors)
     classes_of = torch.repeat_interleave(torch.arange(1, classes), torch.tensor(counts)).to(boxes.device)
-    votes = _overlaps(boxes[kept], boxes) >= iou_threshold
+    votes = overlaps(boxes[kept], boxes) >= iou_threshold
     group, voters = votes.nonzero(as_tuple=True)
     weights = scores[voters, classes_of[group]]
     totals = scores.new_zeros(len(kept)).index_add_(0, group, weights)[group]
@@ -90,15 +91,6 @@ def _best(survivors: list[torch.Tensor], scores: torch.Tensor, limit: int) -> li
         return [kept[:0] for kept in survivors]
     least = ranked[min(limit, len(ranked)) - 1]
     return [kept[value >= least] for kept, value in zip(survivors, values, strict=True)]
-
-
-def _overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Intersection over union (len(a), len(b)) in float64, corners inclusive."""
-    a, b = a.double()[:, None], b.double()
-    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]) + 1).clamp(min=0)
-    both = sides.prod(-1)
-    areas = [(box[..., 2] - box[..., 0] + 1) * (box[..., 3] - box[..., 1] + 1) for box in (a, b)]
-    return both / (areas[0] + areas[1] - both)
 
 
 def _fake(boxes, masks, members, ends, weights, height, width, threshold):

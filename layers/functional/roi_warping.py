@@ -115,9 +115,7 @@ def _fake(features, cells, pooled_h, pooled_w, exact):
 
 
 @operation("roi_warping(Tensor features, Tensor cells, int pooled_h, int pooled_w, bool exact) -> Tensor", _fake)
-def _forward(
-    features: torch.Tensor, cells: torch.Tensor, pooled_h: int, pooled_w: int, exact: bool
-) -> torch.Tensor:
+def _forward(features: torch.Tensor, cells: torch.Tensor, pooled_h: int, pooled_w: int, exact: bool) -> torch.Tensor:
     count, channels, height, width = features.shape
     top = features.new_zeros(cells.shape[0], channels, pooled_h, pooled_w)
     if features.numel() == 0:
@@ -216,7 +214,32 @@ def _backward_rois(grad: torch.Tensor, features: torch.Tensor, cells: torch.Tens
             (4, y_end[part][:, :, None] * dy),
         ):
             result[part, column] = torch.where(moves, values, 0).sum((1, 2)).to(result.dtype)
+        if not exact:
+            outside = readable[part, None, None] & ~(y.inside[:, :, None] & x.inside[:, None, :])
+            dx, dy = _foreign_slopes(features, images[part], torch.where(outside[:, None], grad[part], 0))
+            x_move, y_move = (
+                (-1 - start[part, 0]) / (end - start + 1).clamp(min=1)[part, 0] for start, end, _ in (x_axis, y_axis)
+            )
+            foreign = torch.stack([(1 - x_move) * dx, (1 - y_move) * dy, x_move * dx, y_move * dy], 1)
+            result[part, 1:] += foreign.to(result.dtype)
     return result
+
+
+def _foreign_slopes(
+    features: torch.Tensor, images: torch.Tensor, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the fork takes for the slopes of samples outside the map: values that lie before each channel's plane."""
+    channels, height, width = features.shape[1:]
+    flat = features.flatten()
+    starts = (images[:, None] * channels + torch.arange(channels, device=images.device)) * (height * width)
+
+    def before(offset: int) -> torch.Tensor:
+        index = starts - offset
+        return torch.where(index >= 0, flat[index.clamp(min=0)], 0)
+
+    v00, v01, v10 = before(width + 1), before(width), before(1)
+    total = grad.sum((2, 3), dtype=torch.float64)
+    return (total * (v01 - v00)).sum(1), (total * (v10 - v00)).sum(1)
 
 
 def _save(ctx, inputs, output) -> None:
