@@ -61,10 +61,11 @@ def test_listed_package_exists(package):
     assert any(path.is_file() for path in folder_of(package).rglob("*"))
 
 
-def test_every_package_is_listed():
+def test_every_package_is_listed_once():
     sources = {path.parent for name in FOLDERS.values() for path in (ROOT / name).rglob("*.py")}
     listed = {folder_of(package) for package in PACKAGES}
     assert {folder for folder in sources if (folder / "__init__.py").is_file()} <= listed
+    assert len(PACKAGES) == len(set(PACKAGES))
 
 
 def test_requirements_are_pinned():
