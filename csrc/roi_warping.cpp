@@ -194,6 +194,32 @@ Tensor backward_features(const Tensor& grad_, const Tensor& rois_, int64_t image
   return result;
 }
 
+// The published coordinate gradient of the samples outside the map; see ForeignSample.
+template <typename T>
+void foreign_coordinates(const Pooling& p, const Grid<T>& grid, const WarpAxis<T>& y, const WarpAxis<T>& x,
+                         const T* grad, const T* features, int image, double* sums) {
+  std::vector<int> outside;
+  for (int ph = 0; ph < p.pooled_h; ++ph)
+    for (int pw = 0; pw < p.pooled_w; ++pw)
+      if (!(grid.rows[ph].inside && grid.columns[pw].inside)) outside.push_back(ph * p.pooled_w + pw);
+  if (outside.empty()) return;
+  double dx = 0, dy = 0;
+  for (int64_t c = 0; c < p.channels; ++c, grad += p.bins()) {
+    const ForeignSample<T> foreign(features, (int64_t{image} * p.channels + c) * p.cells(), p.width);
+    double total = 0;
+    for (int bin : outside) total += grad[bin];
+    dx += total * foreign.dx;
+    dy += total * foreign.dy;
+  }
+  T y_start, y_end, x_start, x_end;
+  y.published_motion(T(-1), y_start, y_end);
+  x.published_motion(T(-1), x_start, x_end);
+  sums[0] = x_start * dx;
+  sums[1] = y_start * dy;
+  sums[2] = x_end * dx;
+  sums[3] = y_end * dy;
+}
+
 Tensor backward_rois(const Tensor& grad_, const Tensor& features_, const Tensor& rois_, bool exact) {
   STD_TORCH_CHECK(grad_.dim() == 4, "the gradient must be (R, C, PH, PW)");
   const Pooling p = pooling(features_, rois_, grad_.size(2), grad_.size(3));
@@ -223,8 +249,12 @@ Tensor backward_rois(const Tensor& grad_, const Tensor& features_, const Tensor&
                             exact, tile.data(), sums);
           }
         }
+        double foreign[4] = {};
+        if (!exact)
+          foreign_coordinates(p, grid, y, x, in<T>(grad) + r * p.channels * p.bins(), in<T>(features), roi.image,
+                              foreign);
         for (int k = 0; k < 4; ++k) {
-          double sum = 0;
+          double sum = foreign[k];
           for (int lane = 0; lane < kBlock; ++lane) sum += sums[k * kBlock + lane];
           out<T>(result)[r * 5 + 1 + k] = static_cast<T>(sum);
         }

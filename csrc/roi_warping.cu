@@ -82,9 +82,21 @@ __global__ void __launch_bounds__(kThreads)
       const int pw = i % p.pooled_w, ph = i / p.pooled_w % p.pooled_h;
       const auto y = y_axis.sample(ph);
       const auto x = x_axis.sample(pw);
+      const int64_t plane = (int64_t{roi.image} * p.channels + i / p.bins()) * p.cells();
       T y_start, y_end, x_start, x_end;
+      if (!exact && !(y.inside && x.inside)) {
+        const ForeignSample<T> foreign(features, plane, p.width);
+        const T top = grad[r * p.channels * p.bins() + i];
+        y_axis.published_motion(T(-1), y_start, y_end);
+        x_axis.published_motion(T(-1), x_start, x_end);
+        sums[0] += x_start * top * foreign.dx;
+        sums[1] += y_start * top * foreign.dy;
+        sums[2] += x_end * top * foreign.dx;
+        sums[3] += y_end * top * foreign.dy;
+        continue;
+      }
       if (!y_axis.motion(y, ph, exact, y_start, y_end) || !x_axis.motion(x, pw, exact, x_start, x_end)) continue;
-      const T* from = features + (int64_t{roi.image} * p.channels + i / p.bins()) * p.cells();
+      const T* from = features + plane;
       const T *low = from + int64_t{y.low} * p.width, *high = from + int64_t{y.high} * p.width;
       const T v00 = low[x.low], v01 = low[x.high], v10 = high[x.low], v11 = high[x.high];
       const T top = grad[r * p.channels * p.bins() + i];

@@ -55,9 +55,30 @@ struct WarpAxis {
       by_start = slope - by_end;
       return s.inside;
     }
-    by_end = (s.position - start) / backward_bin() / T(pooled);
-    by_start = T(1) - by_end;
+    published_motion(s.position, by_start, by_end);
     return s.inside && s.low + 1 <= size - 1;
+  }
+
+  CB_HD void published_motion(T position, T& by_start, T& by_end) const {
+    by_end = (position - start) / backward_bin() / T(pooled);
+    by_start = T(1) - by_end;
+  }
+};
+
+// The fork's coordinate gradient takes every sample outside the map for one at cell (-1, -1) and so reads what lies
+// before the channel's plane: the end of the previous one, nothing (0 here) before the first.
+template <typename T>
+struct ForeignSample {
+  T dx, dy;
+
+  CB_HD ForeignSample(const T* features, int64_t plane, int width) {
+    const T v00 = before(features, plane, width + 1), v01 = before(features, plane, width);
+    dx = v01 - v00;
+    dy = before(features, plane, 1) - v00;
+  }
+
+  CB_HD static T before(const T* features, int64_t plane, int offset) {
+    return plane >= offset ? features[plane - offset] : T(0);
   }
 };
 

@@ -46,9 +46,10 @@ def roi_warping(
 
     Note:
         The fork's gradient to the features drops part of the samples that touched a cell (about 30 %), and its
-        gradient to the RoIs measures the RoI one cell too large and gives the last row and column none. "exact"
-        is the derivative with respect to the rounded coordinates, with rounding itself passed through. In both,
-        a sample outside the map contributes nothing.
+        gradient to the RoIs measures the RoI one cell too large, gives the last row and column none, and takes a
+        sample outside the map for one at cell (-1, -1), reading what lies before the channel's plane in memory (0
+        before the first). "exact" is the derivative with respect to the rounded coordinates, with rounding itself
+        passed through; there a sample outside the map contributes nothing.
 
     Raises:
         LayerError: wrong shapes or dtypes, a pooled size that is not positive, and on the CPU a RoI that is not
