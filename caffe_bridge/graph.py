@@ -160,7 +160,7 @@ def _wire(layer: Layer, param: Any, bottoms: list[str], where: str, shapes: dict
     if not weights:
         weights = [1.0 if layer.is_loss and i == 0 else 0.0 for i in range(len(tops))]
     stopped = [not down for down in param.propagate_down] or [False] * len(bottoms)
-    cut = [stop or i in layer.no_gradient for i, stop in enumerate(stopped)]
+    cut = [stop or layer.stops_gradient(i) for i, stop in enumerate(stopped)]
     return Node(layer, param.name, param.type, bottoms, tops, where, weights, cut)
 
 

@@ -76,7 +76,7 @@ class AnchorTargetLayer(Layer):
 
     bottoms = (3, None)
     tops = (4, 4)
-    no_gradient = Layer.ALL_BOTTOMS
+    constants = Layer.ALL_BOTTOMS
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         values = cascade.options(self.param, "feat_stride")

@@ -80,6 +80,7 @@ class Layer(torch.nn.Module):
         shares_data: the tops are views of the first bottom (Split, Flatten, Reshape).
         no_gradient: bottoms whose gradient Caffe refuses to compute (labels);
             ALL_BOTTOMS for layers without a backward pass.
+        constants: bottoms the layer takes as constants; they get no gradient, and asking for it is no error.
     """
 
     ALL_BOTTOMS: ClassVar[range] = range(1 << 20)
@@ -91,6 +92,7 @@ class Layer(torch.nn.Module):
     is_loss: ClassVar[bool] = False
     shares_data: ClassVar[bool] = False
     no_gradient: ClassVar[Iterable[int]] = ()
+    constants: ClassVar[Iterable[int]] = ()
     source: ClassVar[str] = "BVLC"
 
     def __init__(self, param: Any, bottom_shapes: Sequence[Shape], phase: str):
@@ -128,7 +130,11 @@ class Layer(torch.nn.Module):
 
     def allow_force_backward(self, bottom: int) -> bool:
         """Whether `force_backward` may ask for this bottom's gradient."""
-        return bottom not in self.no_gradient
+        return not self.stops_gradient(bottom)
+
+    def stops_gradient(self, bottom: int) -> bool:
+        """Whether this bottom never gets a gradient, by refusal or as a constant."""
+        return bottom in self.no_gradient or bottom in self.constants
 
     def add_blob(self, shape: Sequence[int], filler: Any = None) -> torch.nn.Parameter:
         """Append a learnable blob; `filler` is a FillerParameter, None for zeros.

@@ -25,7 +25,7 @@ class MaskLayer(Layer):
 
     bottoms = (1, 3)
     tops = (1, 2)
-    no_gradient = (1, 2)
+    constants = (1, 2)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         if self.phase == "TRAIN" and len(bottom_shapes) != 3:

@@ -89,7 +89,7 @@ class ProposalLayer(Layer):
 
     bottoms = (3, 3)
     tops = (1, 2)
-    no_gradient = (0, 2)
+    constants = (0, 2)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         values = cascade.options(self.param, "feat_stride")

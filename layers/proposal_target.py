@@ -56,7 +56,7 @@ class ProposalTargetLayer(Layer):
 
     bottoms = (3, 6)
     tops = (5, 10)
-    no_gradient = range(1, 6)
+    constants = range(1, 6)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         values = cascade.options(self.param, "num_classes")

@@ -87,7 +87,7 @@ class StageBridgeLayer(Layer):
 
     bottoms = (4, 7)
     tops = (1, 8)
-    no_gradient = range(2, 7)
+    constants = range(2, 7)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         bottoms, tops = {"TRAIN": (7, 8), "TEST": (4, 1)}[self.phase]

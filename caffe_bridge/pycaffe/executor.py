@@ -107,6 +107,16 @@ class Executor:
         return loss
 
     def _forward_layer(self, node: Node, index: int, bottoms: list[Blob], tops: list[Blob]) -> None:
+        for name, blob, value in zip(node.tops, tops, self._compute(node, index, bottoms)):
+            if node.layer.shares_data:
+                self._share(node, blob, tuple(value.shape))
+            elif self._constants.get(name) is not value:
+                blob.set(value)
+                if not node.bottoms:
+                    self._constants[name] = value
+
+    def _compute(self, node: Node, index: int, bottoms: list[Blob]) -> tuple[torch.Tensor, ...]:
+        """The tops of a layer, keeping what its backward pass needs."""
         in_place = set(node.bottoms) & set(node.tops)
         values = []
         for name, blob, need in zip(node.bottoms, bottoms, node.bottom_need_backward):
@@ -127,13 +137,7 @@ class Executor:
         made = (made,) if isinstance(made, torch.Tensor) else made
         edge = torch.autograd.graph.get_gradient_edge
         self._passes[index] = _Pass(values, [edge(top) if top.requires_grad else None for top in made])
-        for name, blob, value in zip(node.tops, tops, made):
-            if node.layer.shares_data:
-                self._share(node, blob, tuple(value.shape))
-            elif self._constants.get(name) is not value:
-                blob.set(value)
-                if not node.bottoms:
-                    self._constants[name] = value
+        return made
 
     def backward(self, index: int) -> None:
         """Run one layer's backward pass if Caffe's rules want it: bottoms' diffs are set, parameters' added to."""
@@ -145,14 +149,17 @@ class Executor:
             node.layer.backward_blobs(tops, list(node.bottom_need_backward), bottoms)
             return
         for i, need in enumerate(node.bottom_need_backward):
-            if need and not node.layer.allow_force_backward(i) and i in node.layer.no_gradient:
+            if need and i in node.layer.no_gradient:
                 error = LayerError(f"cannot compute the gradient of bottom {i} ('{node.bottoms[i]}')")
                 raise node.located(error, [b.shape for b in bottoms])
         self._backward_layer(node, index, bottoms, tops)
 
     def _backward_layer(self, node: Node, index: int, bottoms: list[Blob], tops: list[Blob]) -> None:
+        if [value.shape for value in self._passes[index].bottoms] != [blob.shape for blob in bottoms]:
+            self._compute(node, index, bottoms)  # no forward pass since the bottoms got their shapes
         done = self._passes[index]
-        wanted = [(b, v) for b, v, need in zip(bottoms, done.bottoms, node.bottom_need_backward) if need]
+        differentiable = [need and i not in node.layer.constants for i, need in enumerate(node.bottom_need_backward)]
+        wanted = [(b, v) for b, v, need in zip(bottoms, done.bottoms, differentiable) if need]
         params = [
             (blob, node.layer.blobs.parameter(i))
             for i, (blob, need) in enumerate(zip(self.params.get(node.name, []), node.param_need_backward))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
@@ -30,6 +31,23 @@ class LayerView:
         self._layer = node.layer
         self.type = node.type
         self.blobs = blobs
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Check that the layer can be set up for these blobs; its parameters stay as they are.
+
+        Raises:
+            LayerError: it cannot.
+        """
+        type(self._layer)(copy.deepcopy(self._layer.param), [blob.shape for blob in bottom], self._layer.phase)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Give the top blobs the shapes that follow from the bottoms'.
+
+        Raises:
+            LayerError: the layer cannot run on bottoms of these shapes.
+        """
+        for blob, shape in zip(top, self._layer.top_shapes([blob.shape for blob in bottom])):
+            blob.reshape(*shape)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
@@ -116,6 +134,32 @@ class Net:
     @property
     def _blob_names(self) -> list[str]:
         return list(self.blobs)
+
+    @property
+    def _blobs(self) -> list[Blob]:
+        return list(self.blobs.values())
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        return list(self.blob_loss_weights.values())
+
+    @property
+    def _inputs(self) -> list[int]:
+        return self._blob_ids(self.inputs)
+
+    @property
+    def _outputs(self) -> list[int]:
+        return self._blob_ids(self.outputs)
+
+    def _bottom_ids(self, layer: int) -> list[int]:
+        return self._blob_ids(self._executor.nodes[layer].bottoms)
+
+    def _top_ids(self, layer: int) -> list[int]:
+        return self._blob_ids(self._executor.nodes[layer].tops)
+
+    def _blob_ids(self, names: Iterable[str]) -> list[int]:
+        index = {name: i for i, name in enumerate(self.blobs)}
+        return [index[name] for name in names]
 
     @property
     def inputs(self) -> list[str]:
@@ -301,7 +345,9 @@ class Net:
 
     def save(self, path: str | Path) -> None:
         """Write a .caffemodel."""
-        weight_files.save_net(path, self._net.definition.param, self._net.params, self._net.graph.owners)
+        weight_files.save_net(
+            path, self._net.definition.param, self._net.params, self._net.graph.owners, kind="caffemodel"
+        )
 
     def save_hdf5(self, path: str | Path) -> None:
         """Write the parameters in Caffe's HDF5 layout."""
