@@ -264,12 +264,19 @@ def paste_mask(
         bool [height, width]: the mask resized to the box (as cv2.resize does it), at least cfg.BINARIZE_THRESH.
     """
     height, width = image_size
-    corners = np.round(np.asarray(box, np.float64)[:4])
+    corners = np.round(_array(box)[:4])
     pasted = np.zeros((height, width), bool)
     if not np.isfinite(corners).all():
         return pasted
     x1, y1, x2, y2 = np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).astype(int).tolist()
     if x2 >= x1 and y2 >= y1:
-        resized = cv2.resize(np.asarray(mask, np.float32), (x2 - x1 + 1, y2 - y1 + 1))
+        resized = cv2.resize(_array(mask).astype(np.float32), (x2 - x1 + 1, y2 - y1 + 1))
         pasted[y1 : y2 + 1, x1 : x2 + 1] = resized >= cfg.BINARIZE_THRESH
     return pasted
+
+
+def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
+    """The values in float64 on the CPU."""
+    return (
+        values.detach().double().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, np.float64)
+    )

@@ -62,7 +62,7 @@ def fill(net: Net) -> None:
 
 def inputs(height: int, width: int) -> dict[str, torch.Tensor]:
     """The recordings' image, smoothed noise [1, 3, height, width], and its im_info [1, 3]."""
-    data = (np.random.RandomState(1).standard_normal((1, 3, height, width)) * 50).astype(np.float32)
+    data: np.ndarray = (np.random.RandomState(1).standard_normal((1, 3, height, width)) * 50).astype(np.float32)
     for axis in (2, 3):
         for _ in range(8):
             data = (np.roll(data, 1, axis) + data + np.roll(data, -1, axis)) / 3

@@ -12,7 +12,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ FORMAT = 1
 TOLERANCE = 1e-3
 _CHUNK = 2**20
 _DAMAGE = (KeyError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_ENTRIES = {
+_ENTRIES: dict[str, dict[str, type]] = {
     "steps": {"layer": str, "type": str, "blob": str, "shape": list, "key": str},
     "backward": {"layer": str, "type": str, "blob": str, "shape": list, "key": str},
+    "random": {"layer": str, "key": str, "position": int, "has_gauss": int, "gauss": float},
     "params": {"layer": str, "index": int, "shape": list, "crc32": int, "norm": float},
     "param_diffs": {"layer": str, "index": int, "shape": list, "key": str},
 }
@@ -91,13 +92,15 @@ class Recording:
             raise CaffeError(f"seed {self.index['seed']!r}")
         for name, fields in _ENTRIES.items():
             for entry in self.index[name]:
-                for key, kind in fields.items():
-                    if not isinstance(entry[key], kind):
-                        raise CaffeError(f"'{key}' in '{name}' is {entry[key]!r}")
-        for kind, key in (("in", "inputs"), ("out_diff", "output_diffs")):
-            for name in self.index[key]:
-                if f"{kind}/{name}" not in self._file:
-                    raise CaffeError(f"'{kind}/{name}' is missing")
+                for field, kind in fields.items():
+                    if not isinstance(entry[field], kind):
+                        raise CaffeError(f"'{field}' in '{name}' is {entry[field]!r}")
+        if any(not 0 <= entry["position"] <= 624 for entry in self.index["random"]):  # NumPy does not check it
+            raise CaffeError("a random state is out of range")
+        for folder, field in (("in", "inputs"), ("out_diff", "output_diffs")):
+            for name in self.index[field]:
+                if f"{folder}/{name}" not in self._file:
+                    raise CaffeError(f"'{folder}/{name}' is missing")
 
     def __enter__(self) -> Recording:
         return self
@@ -130,12 +133,23 @@ class Recording:
         """Output blob name to the diff it was given, where the net has no loss."""
         return {name: self.array(f"out_diff/{name}") for name in self.index["output_diffs"]}
 
+    def set_random_state(self, layer: str) -> None:
+        """Put NumPy's generator where it was after a data layer."""
+        for entry in self.index["random"]:
+            if entry["layer"] == layer:
+                state = (self.array(entry["key"]), entry["position"], entry["has_gauss"], entry["gauss"])
+                try:
+                    np.random.set_state(("MT19937", *state))
+                except (ValueError, TypeError, OverflowError) as error:
+                    raise CaffeError(f"{self._path}: the random state after '{layer}' is damaged: {error}") from error
+
 
 def compare(net: Net, recording: Recording, tolerance: float = TOLERANCE, isolate: bool = False) -> Iterator[Row]:
     """Run the net on the recording's inputs and compare parameters, blobs and diffs in the order they are made.
 
     What cannot be reproduced is taken from the recording: the tops of layers without bottoms (data layers are not run)
-    and of dropout in training. Comparing ends at a layer that fails, with a row that says so.
+    and of dropout in training. NumPy's generator is seeded as it was, so layers that sample with it draw the same.
+    Comparing ends at a layer that fails, with a row that says so.
 
     Args:
         net: in the recording's phase.
@@ -217,8 +231,10 @@ class _Run:
         recorded = {(entry["layer"], entry["blob"]): entry for entry in self._recording.index["steps"]}
         for i, node in enumerate(self._nodes):
             source = not node.bottoms
-            if not source:
-                error = self._step(lambda i=i: self._net._forward(i, i))
+            if source:
+                self._recording.set_random_state(node.name)
+            else:
+                error = self._step(self._net._forward, i)
                 if error:
                     yield self._broken("blob", node, error)
                     return
@@ -246,7 +262,7 @@ class _Run:
             self._net.blobs[name].diff[...] = diff
         for i in reversed(range(len(self._nodes))):
             node = self._nodes[i]
-            error = self._step(lambda i=i: self._net._backward(i, i))
+            error = self._step(self._net._backward, i)
             if error:
                 yield self._broken("diff", node, error)
                 return
@@ -264,9 +280,10 @@ class _Run:
                     yield self._row("parameter diff", node, str(k), blob, diffs.get((node.name, k)), "")
 
     @staticmethod
-    def _step(action: Any) -> str:
+    def _step(action: Callable[[int, int], Any], layer: int) -> str:
+        """Run one layer; returns what went wrong, if anything did."""
         try:
-            action()
+            action(layer, layer)
         except CaffeError as error:
             return str(error)
         return ""

