@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from caffe_bridge.errors import LayerError
@@ -143,7 +144,8 @@ class Layer(torch.nn.Module):
         """
         size = tuple(int(d) for d in shape)
         check_shape(f"parameter {len(self.blobs)}", size)
-        blob = torch.nn.Parameter(torch.zeros(size))
+        # NumPy's zeros are mapped, not written: a parameter that is shared or loaded later costs nothing here.
+        blob = torch.nn.Parameter(torch.from_numpy(np.zeros(size, np.float32)))
         self.blobs.append(blob)
         self.fillers.append(filler)
         return blob
