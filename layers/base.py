@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from caffe_bridge.errors import LayerError
 
 Shape = tuple[int, ...]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 MAX_COUNT = 2**31 - 1
 
@@ -156,6 +157,12 @@ class Layer(torch.nn.Module):
             self.param.param.add()
         self.param.param[index].lr_mult = lr_mult
         self.param.param[index].decay_mult = decay_mult
+
+
+def eager(function: Function) -> Function:
+    """Keep a function out of compiled graphs, as torch.compiler.disable does, without importing the compiler now."""
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function
 
 
 def check_shape(what: str, shape: Sequence[int]) -> None:

@@ -37,3 +37,10 @@ def test_draws_from_our_generator_alone():
 def test_refuses_ratios_that_leave_nothing(ratio):
     with pytest.raises(CaffeError, match="dropout_ratio"):
         make_layer(f'type: "Dropout" dropout_param {{ dropout_ratio: {ratio} }}', (1,))
+
+
+def test_scale_train_false_scales_in_test_instead():
+    text = 'type: "Dropout" dropout_param { dropout_ratio: 0.2 scale_train: false }'
+    top = make_layer(text, (100, 100), phase="TRAIN")(torch.ones(100, 100))
+    assert top.unique().tolist() == [0, 1]
+    torch.testing.assert_close(make_layer(text, (4,), phase="TEST")(torch.ones(4)), torch.full((4,), 0.8))
