@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -38,11 +38,14 @@ class SolverLoop(ABC, Generic[NetType]):
         net, test_nets: the nets; test nets use the train net's parameters.
         iter: updates made so far.
         requests: called once an iteration, returns "snapshot", "stop" or None (signals use it).
+        continues_data: whether `restore` puts the data layers of our own snapshots back to where they were.
 
     Raises:
         SolverError: wrong or missing fields, an unknown rule or policy, a snapshot prefix that cannot be written.
         CaffeError: a net cannot be built; see `caffe_bridge.Net`.
     """
+
+    continues_data: ClassVar[bool] = True
 
     def __init__(self, solver: Any, weights: str | Path | Sequence[str | Path] | None = None):
         self.param, path = definitions.read_solver(solver)
@@ -353,7 +356,8 @@ class SolverLoop(ABC, Generic[NetType]):
         for saved, (name, parameter) in zip(state.history, pairs):
             weight_files.copy_values(self.optimizer._histories([parameter], name)[0], saved)
         self.iter, self._current_step = state.iter, state.current_step
-        states.resume_streams(state, {node.name: node.layer for node in self._graph(self.net).nodes})
+        layers = {node.name: node.layer for node in self._graph(self.net).nodes}
+        states.resume_streams(state, layers if self.continues_data else {})
 
 
 def _number(value: float) -> str:

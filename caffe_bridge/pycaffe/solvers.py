@@ -16,9 +16,13 @@ from caffe_bridge.solver_loop import SolverLoop
 
 
 class Solver(SolverLoop[Net]):
-    """A solver whose nets are pycaffe nets; `get_solver` picks the class that the prototxt names."""
+    """A solver whose nets are pycaffe nets; `get_solver` picks the class that the prototxt names.
+
+    As in Caffe a restored run starts its data over.
+    """
 
     rule: str | None = None
+    continues_data = False
 
     def __init__(self, solver_file: Any):
         super().__init__(solver_file)
@@ -69,30 +73,30 @@ class SGDSolver(Solver):
     rule = "SGD"
 
 
-class NesterovSolver(Solver):
+class NesterovSolver(SGDSolver):
     rule = "Nesterov"
 
 
-class AdaGradSolver(Solver):
+class AdaGradSolver(SGDSolver):
     rule = "AdaGrad"
 
 
-class RMSPropSolver(Solver):
+class RMSPropSolver(SGDSolver):
     rule = "RMSProp"
 
 
-class AdaDeltaSolver(Solver):
+class AdaDeltaSolver(SGDSolver):
     rule = "AdaDelta"
 
 
-class AdamSolver(Solver):
+class AdamSolver(SGDSolver):
     rule = "Adam"
 
 
 def get_solver(solver_file: str | Path) -> Solver:
     """The solver that a prototxt describes."""
     param, _ = definitions.read_solver(solver_file)
-    for cls in Solver.__subclasses__():
+    for cls in (SGDSolver, *SGDSolver.__subclasses__()):
         if cls.rule == param.type:
             return cls(solver_file)
     raise SolverError(f"solver type '{param.type}' is unknown; Caffe has {', '.join(optim.RULES)}")
