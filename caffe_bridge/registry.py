@@ -72,3 +72,9 @@ def layer_types() -> list[str]:
     """Every registered layer type, sorted."""
     importlib.import_module("caffe_bridge.layers")
     return sorted(_layers)
+
+
+def python_layers() -> list[tuple[str, str]]:
+    """(module, layer) of every registered Python layer, sorted."""
+    importlib.import_module("caffe_bridge.layers")
+    return sorted(_python_layers)

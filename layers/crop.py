@@ -18,6 +18,7 @@ class Crop(Layer):
     """
 
     bottoms = (2, 2)
+    constants = (1,)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param.crop_param

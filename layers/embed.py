@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.layers.indices import read_indices
-from caffe_bridge.layers.input import read_shape
 from caffe_bridge.registry import register
 
 
@@ -28,12 +27,12 @@ class Embed(Layer):
             if not getattr(param, name):
                 raise LayerError(f"{name} must be given and above 0")
         self.outputs = param.num_output
-        self.add_blob(read_shape((param.input_dim, self.outputs)), param.weight_filler)
+        self.add_blob((param.input_dim, self.outputs), param.weight_filler)
         if param.bias_term:
             self.add_blob((self.outputs,), param.bias_filler)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return [read_shape((*bottom_shapes[0], self.outputs))]
+        return [(*bottom_shapes[0], self.outputs)]
 
     def forward(self, bottom: torch.Tensor) -> torch.Tensor:
         top = F.embedding(read_indices(bottom, self.blobs[0].shape[0]), self.blobs[0])

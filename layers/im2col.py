@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Layer, Shape, canonical_axis
 from caffe_bridge.layers.convolution import spatial_parameter
-from caffe_bridge.layers.input import read_shape
 from caffe_bridge.registry import register
 
 
@@ -50,7 +49,7 @@ class Im2col(Layer):
         out = self._output_size(shape[self.axis + 1 :])
         if min(out) < 1:
             raise LayerError(f"kernel {self.kernel} and pad {self.pad} leave no output: its size would be {out}")
-        return [read_shape((*shape[: self.axis], shape[self.axis] * math.prod(self.kernel), *out))]
+        return [(*shape[: self.axis], shape[self.axis] * math.prod(self.kernel), *out)]
 
     def forward(self, bottom: torch.Tensor) -> torch.Tensor:
         (shape,) = self.top_shapes([tuple(bottom.shape)])

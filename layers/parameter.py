@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from caffe_bridge.layers.base import Layer, Shape
-from caffe_bridge.layers.input import read_shape
 from caffe_bridge.registry import register
 
 
@@ -16,10 +15,10 @@ class Parameter(Layer):
     bottoms = (0, 0)
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
-        self.add_blob(read_shape(self.param.parameter_param.shape.dim))
+        self.add_blob(self.param.parameter_param.shape.dim)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [tuple(self.blobs[0].shape)]
 
     def forward(self) -> torch.Tensor:
-        return self.blobs[0]
+        return self.blobs[0].view_as(self.blobs[0])

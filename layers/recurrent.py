@@ -29,6 +29,8 @@ class _Recurrent(Layer):
 
     Attributes:
         states: how many tensors make up the state: hidden alone, or hidden and cell.
+        gates: rows of the input's weights for each output.
+        state: (states, num, num_output) after the last pass, for the largest num so far.
     """
 
     bottoms = (2, None)
@@ -36,6 +38,7 @@ class _Recurrent(Layer):
     no_gradient = (1,)
     states: ClassVar[int]
     gates: ClassVar[int]
+    state: torch.Tensor
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param.recurrent_param
@@ -92,7 +95,6 @@ class _Recurrent(Layer):
     def forward(
         self, x: torch.Tensor, cont: torch.Tensor, *rest: torch.Tensor
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        self.top_shapes([tuple(bottom.shape) for bottom in (x, cont, *rest)])
         driven = F.linear(x.flatten(2), self.blobs[0], self.blobs[1])
         if self.static:
             driven = driven + F.linear(rest[0].flatten(1), self.blobs[2])

@@ -6,7 +6,6 @@ import torch
 
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Layer, Shape, canonical_axis
-from caffe_bridge.layers.input import read_shape
 from caffe_bridge.registry import register
 
 
@@ -23,7 +22,7 @@ class Tile(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         shape = bottom_shapes[0]
         axis = canonical_axis(self.axis, len(shape))
-        return [read_shape((*shape[:axis], shape[axis] * self.tiles, *shape[axis + 1 :]))]
+        return [(*shape[:axis], shape[axis] * self.tiles, *shape[axis + 1 :])]
 
     def forward(self, bottom: torch.Tensor) -> torch.Tensor:
         axis = canonical_axis(self.axis, bottom.ndim)

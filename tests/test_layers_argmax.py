@@ -11,7 +11,7 @@ def test_recorded(name):
     check_case(name)
 
 
-def ranked(values, k):
+def ranked_by_loops(values, k):
     """The k best (value, index) pairs, sorted downwards as pairs: of equal values the larger index first."""
     pairs = sorted(((float(v), i) for i, v in enumerate(values)), reverse=True)[:k]
     return [i for _, i in pairs], [v for v, _ in pairs]
@@ -26,7 +26,7 @@ def test_along_an_axis_with_ties(k, axis, with_values):
     text = f'type: "ArgMax" argmax_param {{ axis: {axis} top_k: {k} out_max_val: {str(with_values).lower()} }}'
     layer = make_layer(text, shape)
     top = layer(torch.from_numpy(scores))
-    wanted = np.apply_along_axis(lambda line: ranked(line, k)[with_values], axis, scores)
+    wanted = np.apply_along_axis(lambda line: ranked_by_loops(line, k)[with_values], axis, scores)
     assert [tuple(top.shape)] == layer.top_shapes([shape])
     np.testing.assert_array_equal(top.numpy(), wanted)
 
@@ -43,7 +43,7 @@ def test_shapes_over_everything(shape, out):
 def test_indices_and_values_over_everything():
     scores = torch.randint(0, 3, (3, 2, 4)).float()
     top = make_layer('type: "ArgMax" argmax_param { out_max_val: true top_k: 3 }', (3, 2, 4))(scores)
-    assert top.tolist() == [list(ranked(image.flatten(), 3)) for image in scores]
+    assert top.tolist() == [list(ranked_by_loops(image.flatten(), 3)) for image in scores]
 
 
 def test_has_no_gradient_and_keeps_the_dtype():

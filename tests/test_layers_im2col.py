@@ -74,7 +74,6 @@ def test_weights_times_columns_is_the_convolution():
         "kernel_size: 3 axis: 3",
         "kernel_size: 1 kernel_size: 1 kernel_size: 1",
         "kernel_size: 3 kernel_h: 3 kernel_w: 3",
-        "kernel_size: 3 pad: 100000",
     ],
 )
 def test_refusals(fields):

@@ -3,7 +3,7 @@ import torch
 from layer_cases import cases, check_case, make_layer
 
 import caffe_bridge
-from caffe_bridge import CaffeError
+from caffe_bridge import CaffeError, pycaffe
 
 
 @pytest.mark.parametrize("name", cases("Parameter"))
@@ -24,6 +24,17 @@ def test_learns_in_a_net():
     net = caffe_bridge.Net(text, phase="TRAIN")
     net.loss(net()).backward()
     assert net.params["w"][0].grad.tolist() == [2, 2, 2]
+
+
+def test_pycaffe_sees_what_the_blob_holds_now():
+    text = """layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 2 } } }
+              layer { name: "r" type: "Reduction" bottom: "w" top: "r" loss_weight: 1 }"""
+    net = pycaffe.Net(text, pycaffe.TRAIN)
+    for value in (1, 2):
+        net.params["w"][0].data[...] = value
+        assert net.forward()["r"] == 2 * value and net.blobs["w"].data.tolist() == [value, value]
+    net.backward()
+    assert net.params["w"][0].diff.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("dims", ["dim: -1", "dim: 100000 dim: 100000"])

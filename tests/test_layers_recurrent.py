@@ -31,7 +31,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def unroll(kind, blobs, x, cont, static=None, states=None):
+def unroll_by_loops(kind, blobs, x, cont, static=None, states=None):
     """Outputs (steps, num, outputs) and last states (states, num, outputs), step by step."""
     blobs = [blob.detach().numpy() for blob in blobs]
     w_x, b, *rest = blobs
@@ -81,10 +81,12 @@ def test_the_state_goes_on_from_pass_to_pass(kind, static):
     states = None
     for _ in range(3):
         bottoms = data(shapes)
-        wanted, states = unroll(kind, layer.blobs, *(b.numpy() for b in bottoms), *[None] * (not static), states)
+        wanted, states = unroll_by_loops(
+            kind, layer.blobs, *(b.numpy() for b in bottoms), *[None] * (not static), states
+        )
         np.testing.assert_allclose(layer(*bottoms).detach().numpy(), wanted, atol=1e-12)
     layer.reset()
-    wanted, _ = unroll(kind, layer.blobs, *(b.numpy() for b in bottoms))
+    wanted, _ = unroll_by_loops(kind, layer.blobs, *(b.numpy() for b in bottoms))
     np.testing.assert_allclose(layer(*bottoms).detach().numpy(), wanted, atol=1e-12)
 
 
@@ -141,7 +143,7 @@ def test_exposed_states(kind):
     top, *last = layer(*bottoms)
     given = [b.detach().numpy()[0] for b in bottoms[3:]]
     states = (given[0], given[-1])
-    wanted, after = unroll(kind, layer.blobs, *(b.detach().numpy() for b in bottoms[:3]), states)
+    wanted, after = unroll_by_loops(kind, layer.blobs, *(b.detach().numpy() for b in bottoms[:3]), states)
     np.testing.assert_allclose(top.detach().numpy(), wanted, atol=1e-12)
     for got, state in zip(last, after):
         np.testing.assert_allclose(got.numpy()[0], state, atol=1e-12)
@@ -158,10 +160,12 @@ def test_another_number_of_streams(kind):
     layer(x, cont)
     fresh = layer.state.clone()
     fewer = layer(x[:, :2], cont[:, :2])
-    wanted, _ = unroll(kind, layer.blobs, x.numpy()[:, :2], cont.numpy()[:, :2], None, fresh.numpy()[[0, -1], :2])
+    wanted, _ = unroll_by_loops(
+        kind, layer.blobs, x.numpy()[:, :2], cont.numpy()[:, :2], None, fresh.numpy()[[0, -1], :2]
+    )
     np.testing.assert_allclose(fewer.detach().numpy(), wanted, atol=1e-12)
     more = [torch.cat([bottom, bottom], 1) for bottom in (x, cont)]
-    wanted, _ = unroll(kind, layer.blobs, *(b.numpy() for b in more))
+    wanted, _ = unroll_by_loops(kind, layer.blobs, *(b.numpy() for b in more))
     np.testing.assert_allclose(layer(*more).detach().numpy(), wanted, atol=1e-12)
 
 
@@ -217,7 +221,7 @@ def test_other_refusals(kind):
         make_layer(f'type: "{kind}" recurrent_param {{ num_output: 2 expose_hidden: true }}', (4, 3, 2), (4, 3))
     layer, shapes = make(kind)
     with pytest.raises(CaffeError, match="4 steps"):
-        layer(*data([(T + 1, *shapes[0][1:]), (T + 1, N)]))
+        layer.top_shapes([(T + 1, *shapes[0][1:]), (T + 1, N)])
     layer, shapes = make(kind, exposed=True)
     with pytest.raises(CaffeError, match="exposed state"):
         layer.top_shapes([*shapes[:2], (1, N, OUTPUTS + 1), *shapes[3:]])

@@ -22,7 +22,7 @@ def test_repeats_and_adds_gradients(axis, tiles):
     assert torch.autograd.gradcheck(layer, (x,))
 
 
-@pytest.mark.parametrize("fields", ["", "tiles: 0", "tiles: -1", "tiles: 2 axis: 2", "tiles: 2147483647"])
+@pytest.mark.parametrize("fields", ["", "tiles: 0", "tiles: -1", "tiles: 2 axis: 2"])
 def test_refusals(fields):
     with pytest.raises(CaffeError):
         make_layer(f'type: "Tile" tile_param {{ {fields} }}', (2, 3)).top_shapes([(2, 3)])
