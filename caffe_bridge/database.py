@@ -100,13 +100,13 @@ class _LevelDb(_Handle):
 
 
 _HANDLES = {"LMDB": _Lmdb, "LEVELDB": _LevelDb}
-_open: weakref.WeakValueDictionary[tuple[int, str, str], _Handle] = weakref.WeakValueDictionary()
+_open: weakref.WeakValueDictionary[tuple[str, str], _Handle] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 
 def _handle(path: str, backend: str) -> _Handle:
-    """The process's one handle on a database: neither store can be opened twice in a process, nor survives a fork."""
-    place = (os.getpid(), backend, os.path.realpath(path))
+    """The process's one handle on a database, since neither store can be opened twice; a forked child inherits it."""
+    place = (backend, os.path.realpath(path))
     with _opening:
         handle = _open.get(place)
         if handle is None:
@@ -137,7 +137,6 @@ class Records:
         self._name = path
         self._last: bytes | None = None
         self._handle: _Handle | None = None
-        self._pid = 0
         self._check_place()
 
     def _check_place(self) -> None:
@@ -150,8 +149,7 @@ class Records:
 
     def _find(self, key: bytes, after: bool = False) -> Record | None:
         try:
-            if self._handle is None or self._pid != os.getpid():
-                self._handle, self._pid = _handle(self.path, self.backend), os.getpid()
+            self._handle = self._handle or _handle(self.path, self.backend)
             return self._handle.find(key, after)
         except (OSError, _package(self.backend).Error) as error:
             raise LayerError(f"{self.backend} {self._name}: {error}") from error

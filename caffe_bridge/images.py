@@ -63,3 +63,17 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     except (cv2.error, OverflowError) as error:
         raise LayerError(f"{image.shape[0]}x{image.shape[1]} pixels cannot be resized to {height}x{width}") from error
     return made if made.ndim == 3 else made[:, :, None]
+
+
+def encode_image(image: np.ndarray, kind: str, name: str) -> bytes:
+    """Pixels (height, width, channels) as a file of a kind ("png", "jpg", ...).
+
+    Raises LayerError, calling the image `name`, when OpenCV cannot write such files.
+    """
+    try:
+        good, data = cv2.imencode(f".{kind}", image)
+    except cv2.error as error:
+        raise LayerError(f"{name}: cannot be encoded as '{kind}': {error.err or error}") from error
+    if not good:
+        raise LayerError(f"{name}: cannot be encoded as '{kind}'")
+    return data.tobytes()
