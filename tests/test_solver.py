@@ -60,21 +60,21 @@ def test_recorded_solvers(reference, tmp_path):
     cases = sorted((reference / "solvers").glob("*.npz"))
     assert len(cases) == 24
     for case in cases:
-        z = np.load(case)
+        z = dict(np.load(case))
         path = tmp_path / "solver.prototxt"
         path.write_text(str(z["solver"]))
         solver = get_solver(str(path))
-        for key in z.files:
+        for key in z:
             if key.startswith("init/"):
                 layer, index = key[5:].rsplit("/", 1)
                 solver.net.params[layer][int(index)].data[...] = z[key]
         for it in range(len(z["loss"])):
-            for key in z.files:
+            for key in z:
                 if key.startswith("in/"):
                     solver.net.blobs[key[3:]].data[...] = z[key][it]
             solver.step(1)
             assert float(solver.net.blobs["loss"].data) == pytest.approx(float(z["loss"][it]), rel=5e-5), case.name
-            for key in z.files:
+            for key in z:
                 if key.startswith("after/"):
                     layer, index = key[6:].rsplit("/", 1)
                     got = solver.net.params[layer][int(index)].data
