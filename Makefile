@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 # The folder with the recorded cases and the scripts that check them.
-REFERENCE ?= ../shared/reference
+REFERENCE ?= tests/reference
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +32,7 @@ $(VENV)/.installed: $(VENV)/.dependencies pyproject.toml setup.py $(wildcard csr
 demo: setup
 	$(BIN)/caffe-bridge demo
 
-test: pytest wheel-test
+test: wheel-test pytest
 
 pytest: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
