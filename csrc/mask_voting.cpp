@@ -18,20 +18,67 @@ struct Region {
   int rows() const { return y1 - y0 + 1; }
 };
 
-// Adds the part of a drawn mask that lies in `strip` to `sums`; `positions` is scratch space.
+// Where the columns of a drawn mask's box fall in the mask: `cells` and the fraction of the way to the next one.
 template <typename T>
-void add(const Drawn<T>& drawn, T weight, const Region& strip, T* sums, std::vector<T>& positions) {
+struct ColumnTable {
+  int first = 0;
+  std::vector<int32_t> cells;
+  std::vector<T> fractions;
+
+  void fill(const Drawn<T>& drawn, int x0, int x1) {
+    first = x0;
+    while (first <= x1 && !drawn.has_column(first)) ++first;
+    cells.clear();
+    fractions.clear();
+    for (int x = first; x <= x1 && drawn.has_column(x); ++x) {
+      const T position = drawn.column(x);
+      cells.push_back(clipped(position, drawn.size - 1));
+      fractions.push_back(position - T(cells.back()));
+    }
+  }
+};
+
+// to[i] += weight * the value between mask rows `at` and `below`, as Drawn::value away from the last row and column.
+template <typename T>
+CB_HD void interpolate(const T* at, const T* below, T dy, const int32_t* cells, const T* fractions, int64_t count,
+                       T weight, T* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t x = cells[i];
+    const T dx = fractions[i];
+    to[i] += ((T(1) - dx) * (T(1) - dy) * at[x] + dx * (T(1) - dy) * at[x + 1] + (T(1) - dx) * dy * below[x] +
+              dx * dy * below[x + 1]) *
+             weight;
+  }
+}
+
+CB_CLONES void interpolate_row(const float* at, const float* below, float dy, const int32_t* cells,
+                               const float* fractions, int64_t count, float weight, float* to) {
+  interpolate(at, below, dy, cells, fractions, count, weight, to);
+}
+
+CB_CLONES void interpolate_row(const double* at, const double* below, double dy, const int32_t* cells,
+                               const double* fractions, int64_t count, double weight, double* to) {
+  interpolate(at, below, dy, cells, fractions, count, weight, to);
+}
+
+// Adds the part of a drawn mask that lies in `strip` to `sums`; `table` is scratch space.
+template <typename T>
+void add(const Drawn<T>& drawn, T weight, const Region& strip, T* sums, ColumnTable<T>& table) {
   if (!drawn.drawable()) return;
-  int first = strip.x0, last = strip.x1;
-  while (first <= last && !drawn.has_column(first)) ++first;
-  while (last >= first && !drawn.has_column(last)) --last;
-  positions.clear();
-  for (int x = first; x <= last; ++x) positions.push_back(drawn.column(x));
+  table.fill(drawn, strip.x0, strip.x1);
+  const int last = drawn.size - 1;
+  const int64_t columns = static_cast<int64_t>(table.cells.size());
+  const int64_t inner = std::lower_bound(table.cells.begin(), table.cells.end(), last) - table.cells.begin();
   for (int y = strip.y0; y <= strip.y1; ++y) {
     if (!drawn.has_row(y)) continue;
-    const T fy = drawn.row(y);
-    T* row = sums + int64_t{y - strip.y0} * strip.columns() + (first - strip.x0);
-    for (size_t i = 0; i < positions.size(); ++i) row[i] += drawn.value(positions[i], fy) * weight;
+    const T position = drawn.row(y);
+    const int cell = clipped(position, last);
+    const T* at = drawn.mask + int64_t{cell} * drawn.size;
+    T* to = sums + int64_t{y - strip.y0} * strip.columns() + (table.first - strip.x0);
+    const int64_t mixed = cell < last ? inner : 0;
+    interpolate_row(at, at + drawn.size, position - T(cell), table.cells.data(), table.fractions.data(), mixed, weight,
+                    to);
+    for (int64_t i = mixed; i < columns; ++i) to[i] += at[table.cells[i]] * weight;
   }
 }
 
@@ -42,12 +89,13 @@ void tight_box(const Group<T>& group, int height, int width, T threshold, int32_
   group.extent(height, width, extent.x0, extent.y0, extent.x1, extent.y1);
   if (extent.x0 <= extent.x1 && extent.y0 <= extent.y1) {
     const int rows = static_cast<int>(std::max<int64_t>(1, kStripPixels / extent.columns()));
-    std::vector<T> sums, positions;
+    std::vector<T> sums;
+    ColumnTable<T> table;
     for (int y0 = extent.y0; y0 <= extent.y1; y0 += rows) {
       const Region strip{extent.x0, y0, extent.x1, std::min(y0 + rows - 1, extent.y1)};
       sums.assign(static_cast<size_t>(strip.columns()) * strip.rows(), T(0));
       for (int64_t i = group.begin; i < group.end; ++i)
-        add(group.drawn(i), group.weights[i], strip, sums.data(), positions);
+        add(group.drawn(i), group.weights[i], strip, sums.data(), table);
       const T* value = sums.data();
       for (int y = strip.y0; y <= strip.y1; ++y)
         for (int x = strip.x0; x <= strip.x1; ++x, ++value)

@@ -68,6 +68,7 @@ struct PsroiForward {
   }
 };
 
+// The gradient of one feature cell, gathered from all RoIs.
 template <typename T>
 struct PsroiBackward {
   Pooling p;
@@ -91,6 +92,10 @@ struct PsroiBackward {
     result[i] = sum;
   }
 };
+
+// Fills kernel.result; each device in the order of work that suits it.
+template <typename T>
+void fill_gradient(const Tensor& result, const PsroiBackward<T>& kernel);
 
 Tensor psroi_forward(const Tensor& features_, const Tensor& rois_, int64_t output_dim, int64_t group, double scale) {
   const Pooling p = pooling(features_, rois_, group, group);
@@ -118,8 +123,8 @@ Tensor psroi_backward(const Tensor& grad_, const Tensor& rois_, double scale, in
   Tensor result = empty(grad, {images, p.channels, height, width});
   by_dtype(grad, [&](auto zero) {
     using T = decltype(zero);
-    for_each(result, result.numel(),
-             PsroiBackward<T>{p, axis(output_dim), static_cast<T>(scale), in<T>(grad), in<T>(rois), out<T>(result)});
+    fill_gradient(result, PsroiBackward<T>{p, axis(output_dim), static_cast<T>(scale), in<T>(grad), in<T>(rois),
+                                           out<T>(result)});
   });
   return result;
 }

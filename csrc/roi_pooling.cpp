@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <vector>
 
 #include "blocked.h"
 #include "tensors.h"
@@ -12,21 +13,23 @@ namespace {
 
 template <typename T>
 CB_HD void maximum(const T* plane, int width, int h0, int h1, int w0, int w1, T* value, int32_t* index) {
-  const bool empty = h0 >= h1 || w0 >= w1;
+  T best[kBlock];
+  int32_t at[kBlock];
   for (int lane = 0; lane < kBlock; ++lane) {
-    value[lane] = empty ? T(0) : T(kLowest);
-    index[lane] = -1;
+    best[lane] = h0 >= h1 || w0 >= w1 ? T(0) : T(kLowest);
+    at[lane] = -1;
   }
   for (int h = h0; h < h1; ++h)
     for (int w = w0; w < w1; ++w) {
       const int32_t cell = h * width + w;
       const T* here = plane + int64_t{cell} * kBlock;
       for (int lane = 0; lane < kBlock; ++lane) {
-        const bool more = here[lane] > value[lane];
-        value[lane] = more ? here[lane] : value[lane];
-        index[lane] = more ? cell : index[lane];
+        at[lane] = here[lane] > best[lane] ? cell : at[lane];
+        best[lane] = here[lane] > best[lane] ? here[lane] : best[lane];
       }
     }
+  std::copy(best, best + kBlock, value);
+  std::copy(at, at + kBlock, index);
 }
 
 CB_CLONES void maxima(const float* plane, int width, int h0, int h1, int w0, int w1, float* value, int32_t* index) {
@@ -83,6 +86,18 @@ std::tuple<Tensor, Tensor> forward(const Tensor& features_, const Tensor& rois_,
   return {top, argmax};
 }
 
+// Bins [first, last) that may pass their gradient to each row or column of the map.
+struct Reach {
+  std::vector<int> first, last;
+
+  template <typename T>
+  explicit Reach(const PoolAxis<T>& axis) : first(axis.size), last(axis.size) {
+    for (int cell = 0; cell < axis.size; ++cell) axis.bins(cell, first[cell], last[cell]);
+  }
+
+  bool contains(int cell, int bin) const { return bin >= first[cell] && bin < last[cell]; }
+};
+
 Tensor backward(const Tensor& grad_, const Tensor& argmax_, const Tensor& rois_, int64_t images, int64_t height,
                 int64_t width) {
   STD_TORCH_CHECK(grad_.dim() == 4, "the gradient must be (R, C, PH, PW)");
@@ -95,25 +110,29 @@ Tensor backward(const Tensor& grad_, const Tensor& argmax_, const Tensor& rois_,
   Tensor result = zeros(grad, {images, p.channels, height, width});
   by_dtype(grad, [&](auto zero) {
     using T = decltype(zero);
+    std::vector<int> images;
+    std::vector<Reach> rows, columns;
+    for (int r = 0; r < p.rois; ++r) {
+      const Roi<T> roi = read_roi(in<T>(rois) + int64_t{r} * 5, p.images);
+      images.push_back(roi.image);
+      rows.emplace_back(pool_rows(roi, p.pooled_h, p.height));
+      columns.emplace_back(pool_columns(roi, p.pooled_w, p.width));
+    }
     torch::stable::parallel_for(0, int64_t{p.images} * p.channels, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
+      for (int64_t i = begin; i < end; ++i) {
+        T* plane = out<T>(result) + i * p.cells();
         for (int64_t r = 0; r < p.rois; ++r) {
-          const Roi<T> roi = read_roi(in<T>(rois) + r * 5, p.images);
-          if (roi.image != i / p.channels) continue;
-          const auto y = pool_rows(roi, p.pooled_h, p.height);
-          const auto x = pool_columns(roi, p.pooled_w, p.width);
+          if (images[r] != i / p.channels) continue;
           const int64_t first = (r * p.channels + i % p.channels) * p.bins();
-          for (int64_t bin = 0; bin < p.bins(); ++bin) {
-            const int32_t cell = in<int32_t>(argmax)[first + bin];
-            if (cell < 0 || cell >= p.cells()) continue;
-            int ph0, ph1, pw0, pw1;
-            y.bins(cell / p.width, ph0, ph1);
-            x.bins(cell % p.width, pw0, pw1);
-            const int ph = static_cast<int>(bin / p.pooled_w), pw = static_cast<int>(bin % p.pooled_w);
-            if (ph >= ph0 && ph < ph1 && pw >= pw0 && pw < pw1)
-              out<T>(result)[i * p.cells() + cell] += in<T>(grad)[first + bin];
-          }
+          const T* from = in<T>(grad) + first;
+          const int32_t* cell = in<int32_t>(argmax) + first;
+          for (int ph = 0; ph < p.pooled_h; ++ph)
+            for (int pw = 0; pw < p.pooled_w; ++pw, ++cell, ++from)
+              if (*cell >= 0 && *cell < p.cells() && rows[r].contains(*cell / p.width, ph) &&
+                  columns[r].contains(*cell % p.width, pw))
+                plane[*cell] += *from;
         }
+      }
     });
   });
   return result;

@@ -232,31 +232,39 @@ Tensor backward_rois(const Tensor& grad_, const Tensor& features_, const Tensor&
     if (grad.numel() == 0) return;
     Blocked<T> blocked(p.images, p.channels, p.cells());
     blocked.load(in<T>(features));
-    torch::stable::parallel_for(0, p.rois, 1, [&](int64_t begin, int64_t end) {
+    // One sum per block of channels, RoI and coordinate, so that a block stays in the cache for all RoIs.
+    std::vector<double> partial(static_cast<size_t>(blocked.blocks) * p.rois * 4, 0.0);
+    torch::stable::parallel_for(0, int64_t{blocked.blocks} * p.rois, 1, [&](int64_t begin, int64_t end) {
       std::vector<T> tile(static_cast<size_t>(p.pooled_w) * kBlock);
-      for (int64_t r = begin; r < end; ++r) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t block = i / p.rois, r = i % p.rois;
         const Roi<T> roi = read_roi(in<T>(rois) + r * 5, p.images);
         if (roi.image < 0) continue;
         const Grid<T> grid(roi, p, false, exact);
         const auto y = rows_of(roi, p.pooled_h, p.height);
         const auto x = columns_of(roi, p.pooled_w, p.width);
         double sums[4 * kBlock] = {};
-        for (int64_t block = 0; block < blocked.blocks; ++block) {
-          const T* from = in<T>(grad) + (r * p.channels + block * kBlock) * p.bins();
-          for (int ph = 0; ph < p.pooled_h; ++ph, from += p.pooled_w) {
-            load_tile(from, p.bins(), p.pooled_w, blocked.valid(block), tile.data());
-            coordinate_rows(blocked.plane(roi.image, block), p.width, y, x, ph, grid.rows[ph], grid.columns.data(),
-                            exact, tile.data(), sums);
-          }
+        const T* from = in<T>(grad) + (r * p.channels + block * kBlock) * p.bins();
+        for (int ph = 0; ph < p.pooled_h; ++ph, from += p.pooled_w) {
+          load_tile(from, p.bins(), p.pooled_w, blocked.valid(block), tile.data());
+          coordinate_rows(blocked.plane(roi.image, block), p.width, y, x, ph, grid.rows[ph], grid.columns.data(), exact,
+                          tile.data(), sums);
         }
-        double foreign[4] = {};
-        if (!exact)
-          foreign_coordinates(p, grid, y, x, in<T>(grad) + r * p.channels * p.bins(), in<T>(features), roi.image,
-                              foreign);
+        for (int k = 0; k < 4; ++k)
+          for (int lane = 0; lane < kBlock; ++lane) partial[i * 4 + k] += sums[k * kBlock + lane];
+      }
+    });
+    torch::stable::parallel_for(0, p.rois, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const Roi<T> roi = read_roi(in<T>(rois) + r * 5, p.images);
+        double sums[4] = {};
+        if (roi.image >= 0 && !exact)
+          foreign_coordinates(p, Grid<T>(roi, p, false, false), rows_of(roi, p.pooled_h, p.height),
+                              columns_of(roi, p.pooled_w, p.width), in<T>(grad) + r * p.channels * p.bins(),
+                              in<T>(features), roi.image, sums);
         for (int k = 0; k < 4; ++k) {
-          double sum = foreign[k];
-          for (int lane = 0; lane < kBlock; ++lane) sum += sums[k * kBlock + lane];
-          out<T>(result)[r * 5 + 1 + k] = static_cast<T>(sum);
+          for (int64_t block = 0; block < blocked.blocks; ++block) sums[k] += partial[(block * p.rois + r) * 4 + k];
+          out<T>(result)[r * 5 + 1 + k] = static_cast<T>(sums[k]);
         }
       }
     });

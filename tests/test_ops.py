@@ -48,13 +48,15 @@ def leaf(array: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", recorded("roi_warping"))
 def test_roi_warping_recorded(name: str, kernels: str) -> None:
+    """Samples outside the map may count as the fork's reads before the plane or as 0; the fork's are undefined."""
     case, p = load(name)
     features, rois = leaf(case["in_feat"]), leaf(case["in_rois"])
     top = F.roi_warping(features, rois, (p["pooled_h"], p["pooled_w"]), p["spatial_scale"])
     top.backward(torch.from_numpy(case["dout_top"]))
     assert error(top, case["out_top"]) <= TOLERANCE
     assert error(features.grad, case["din_feat"]) <= TOLERANCE
-    assert error(rois.grad, case["din_rois_noempty"]) <= TOLERANCE
+    for row, *readings in zip(rois.grad, case["din_rois"], case["din_rois_noempty"]):
+        assert min(error(row, reading) for reading in readings) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", recorded("roi_pooling"))
@@ -419,9 +421,7 @@ def test_nms_equals_its_definition(kernels: str) -> None:
 
 
 def test_voting_memory_does_not_grow_with_the_image(kernels: str) -> None:
-    """An image of 10^10 pixels; the twin works in strips, the native kernel only where boxes are."""
-    if kernels == "pure":
-        pytest.skip("visits every pixel")
+    """An image of 10^10 pixels, of which only those in boxes are looked at."""
     boxes = torch.tensor([[50.0, 60, 90, 99], [52, 60, 91, 100], [99_000, 99_000, 99_040, 99_040]])
     found, masks = F.mask_voting(boxes, torch.ones(3, 1, 21, 21), torch.tensor([[0.1, 0.9]] * 3), (100_000, 100_000))
     assert found[0][:, :4].long().tolist() == [[50, 60, 91, 100], [99_000, 99_000, 99_040, 99_040]]

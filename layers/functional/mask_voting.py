@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from caffe_bridge.boxes import overlaps
@@ -117,13 +119,11 @@ def _merge_masks(
     size = masks.shape[2]
     merged = masks.new_zeros(len(ends), 1, size, size)
     tight = torch.zeros(len(ends), 4, dtype=torch.int32, device=boxes.device)
-    rows = torch.arange(height, dtype=boxes.dtype, device=boxes.device)
-    columns = torch.arange(width, dtype=boxes.dtype, device=boxes.device)
     for i, end in enumerate(ends.tolist()):
         group = slice(int(ends[i - 1]) if i else 0, end)
-        drawn = [_Drawn(boxes[m], masks[m, 0], w) for m, w in zip(members[group], weights[group], strict=True)]
-        box = _tight_box(drawn, rows, columns, threshold)
-        at = box.to(boxes.dtype)
+        drawn = [_Drawn(boxes[m], masks[m, 0], w) for m, w in zip(members[group].tolist(), weights[group])]
+        box = _tight_box(drawn, height, width, threshold)
+        at = box.to(boxes)
         step = torch.arange(size, dtype=boxes.dtype, device=boxes.device)
         x = at[0] + step * ((at[2] - at[0] + 1) / size)
         y = at[1] + step * ((at[3] - at[1] + 1) / size)
@@ -136,6 +136,8 @@ class _Drawn:
 
     def __init__(self, box: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor):
         self.box, self.mask, self.weight, self.size = box, mask, weight, mask.shape[-1]
+        x1, y1, x2, y2 = box.tolist()
+        self.columns, self.rows = (math.ceil(x1), math.floor(x2) + 1), (math.ceil(y1), math.floor(y2) + 1)
 
     def _axis(self, pixels: torch.Tensor, start: torch.Tensor, end: torch.Tensor):
         position = (pixels - start) * (self.size / (end - start + 1))
@@ -160,18 +162,35 @@ def _bilinear(grid: torch.Tensor, y: torch.Tensor, x: torch.Tensor, dy: torch.Te
     return torch.where((y == last_y) | (x == last_x), grid[y, x], mixed)
 
 
-def _tight_box(drawn: list[_Drawn], rows: torch.Tensor, columns: torch.Tensor, threshold: float) -> torch.Tensor:
+def _tight_box(drawn: list[_Drawn], height: int, width: int, threshold: float) -> torch.Tensor:
     """(x1, y1, x2, y2) of the summed pixels above the threshold, or the image's centre; a strip of rows at a time."""
-    in_row, in_column = torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(columns, dtype=torch.bool)
-    for part in _rois.chunks(len(rows), len(columns)):
-        counts = sum((d.on(rows[part], columns) for d in drawn), rows.new_zeros(1, 1)) > threshold
-        in_row[part] |= counts.any(1)
-        in_column |= counts.any(0)
-    if not bool(in_row.any()):
-        centre = torch.tensor([len(columns) // 2, len(rows) // 2], device=rows.device)
-        return torch.cat([centre, centre])
-    y, x = in_row.nonzero()[:, 0], in_column.nonzero()[:, 0]
-    return torch.stack([x[0], y[0], x[-1], y[-1]])
+    visible = [(d, *_clipped(d.columns, width), *_clipped(d.rows, height)) for d in drawn]
+    visible = [(d, x0, x1, y0, y1) for d, x0, x1, y0, y1 in visible if x0 < x1 and y0 < y1]
+    found = []
+    if visible:
+        _, lefts, rights, tops, bottoms = zip(*visible)
+        left, right, top = min(lefts), max(rights), min(tops)
+        for part in _rois.chunks(max(bottoms) - top, right - left):
+            first, last = top + part.start, top + part.stop
+            total = drawn[0].mask.new_zeros(last - first, right - left)
+            for d, x0, x1, y0, y1 in visible:
+                y0, y1 = max(y0, first), min(y1, last)
+                if y0 < y1:
+                    rows, columns = (
+                        torch.arange(*ends, device=total.device).to(total) for ends in ((y0, y1), (x0, x1))
+                    )
+                    total[y0 - first : y1 - first, x0 - left : x1 - left] += d.on(rows, columns)
+            y, x = (total > threshold).nonzero(as_tuple=True)
+            if len(y):
+                found.append(torch.stack([x.min() + left, y[0] + first, x.max() + left, y[-1] + first]))
+    if not found:
+        return torch.tensor([width // 2, height // 2] * 2)
+    boxes = torch.stack(found)
+    return torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])
+
+
+def _clipped(ends: tuple[int, int], size: int) -> tuple[int, int]:
+    return max(ends[0], 0), min(ends[1], size)
 
 
 def _resized(drawn: list[_Drawn], y: torch.Tensor, x: torch.Tensor, height: int, width: int) -> torch.Tensor:

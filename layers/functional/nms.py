@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.functional._library import in_float, operation
 
-# Boxes whose overlaps with all others the pure-torch twin computes at a time.
+# Boxes whose overlaps with all that are left the pure-torch twin computes at a time.
 BLOCK = 256
 
 
@@ -48,16 +49,23 @@ def _least_suppressing(threshold: float, inclusive: bool, dtype: torch.dtype) ->
 def _keep(boxes: torch.Tensor, threshold: float, inclusive: bool) -> torch.Tensor:
     """Which of the boxes, already in order, are kept."""
     least = _least_suppressing(threshold, inclusive, boxes.dtype).to(boxes.device)
-    x1, y1, x2, y2 = boxes.unbind(1)
-    area = (x2 - x1 + 1) * (y2 - y1 + 1)
-    suppressed = torch.zeros(len(boxes), dtype=torch.bool)
-    for start in range(0, len(boxes), BLOCK):
-        block = slice(start, start + BLOCK)
-        width = torch.minimum(x2[block, None], x2) - torch.maximum(x1[block, None], x1) + 1
-        height = torch.minimum(y2[block, None], y2) - torch.maximum(y1[block, None], y1) + 1
-        both = width.clamp(min=0) * height.clamp(min=0)
-        suppresses = (both / (area[block, None] + area - both) >= least).triu(start + 1).cpu()
+    keep = torch.zeros(len(boxes), dtype=torch.bool)
+    left = torch.arange(len(boxes), device=boxes.device)
+    while len(left):
+        suppresses = (_overlaps(boxes[left[:BLOCK]], boxes[left]) >= least).triu(1).cpu().numpy()
+        suppressed = np.zeros(len(left), dtype=bool)
         for row, others in enumerate(suppresses):
-            if not suppressed[start + row]:
+            if not suppressed[row]:
                 suppressed |= others
-    return suppressed.logical_not().to(boxes.device)
+        block = left[:BLOCK].cpu()
+        keep[block] = torch.from_numpy(~suppressed[: len(block)])
+        left = left[BLOCK:][torch.from_numpy(~suppressed[BLOCK:]).to(boxes.device)]
+    return keep.to(boxes.device)
+
+
+def _overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Intersection over union in the boxes' own precision, in the order of operations of csrc/nms.h."""
+    sides = torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2]) + 1
+    both = sides.clamp(min=0).prod(2)
+    area_a, area_b = ((box[:, 2] - box[:, 0] + 1) * (box[:, 3] - box[:, 1] + 1) for box in (a, b))
+    return both / (area_a[:, None] + area_b - both)

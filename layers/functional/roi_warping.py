@@ -222,7 +222,7 @@ def _backward_rois(grad: torch.Tensor, features: torch.Tensor, cells: torch.Tens
                 (-1 - start[part, 0]) / (end - start + 1).clamp(min=1)[part, 0] for start, end, _ in (x_axis, y_axis)
             )
             foreign = torch.stack([(1 - x_move) * dx, (1 - y_move) * dy, x_move * dx, y_move * dy], 1)
-            result[part, 1:] += foreign.to(result.dtype)
+            result[part, 1:] += torch.where(readable[part, None], foreign, 0).to(result.dtype)
     return result
 
 
