@@ -284,7 +284,6 @@ from caffe.proto import caffe_pb2
 import caffe_bridge.pycaffe
 assert caffe is caffe_bridge.pycaffe and caffe_pb2 is caffe_bridge.pycaffe.proto.caffe_pb2
 assert caffe.proto.caffe_pb2.NetParameter is caffe_pb2.NetParameter and caffe_pb2.TEST == caffe.TEST
-assert __name__ == "__main__" and sys.modules["__main__"].__dict__ is globals()
 import beside
 
 def child():
@@ -294,6 +293,7 @@ def child():
 if __name__ == "__main__":
     import multiprocessing
     import subprocess
+    assert sys.modules["__main__"].__dict__ is globals()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(pool.apply(child))
     subprocess.check_call([sys.executable, "-c", "import caffe; caffe.Net; print('child ok')"])
@@ -306,7 +306,7 @@ def test_scripts_run_as_under_python(tmp_path):
     (tmp_path / "beside.py").write_text("value = 'found'")
     done = subprocess.run(
         [sys.executable, "-m", "caffe_bridge.pycaffe", "script.py", "--flag", "x"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

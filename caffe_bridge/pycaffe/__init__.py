@@ -11,10 +11,25 @@ import logging
 import pkgutil
 import sys
 
+from caffe_bridge import log as _log
 from caffe_bridge import registry
 from caffe_bridge.blob import Blob
-from caffe_bridge.pycaffe import modes, proto
-from caffe_bridge.pycaffe.modes import set_device, set_mode_cpu, set_mode_gpu, set_random_seed
+from caffe_bridge.pycaffe import draw, io, modes, proto
+from caffe_bridge.pycaffe.classifier import Classifier
+from caffe_bridge.pycaffe.detector import Detector
+from caffe_bridge.pycaffe.modes import (
+    NCCL,
+    has_nccl,
+    set_device,
+    set_mode_cpu,
+    set_mode_gpu,
+    set_multiprocess,
+    set_random_seed,
+    set_solver_count,
+    set_solver_rank,
+    solver_count,
+    solver_rank,
+)
 from caffe_bridge.pycaffe.net import Net
 from caffe_bridge.pycaffe.net_spec import NetSpec, to_proto
 from caffe_bridge.pycaffe.net_spec import layers as layers
@@ -28,67 +43,78 @@ from caffe_bridge.pycaffe.solvers import (
     SGDSolver,
     get_solver,
 )
+from caffe_bridge.pycaffe.timer import Timer
 from caffe_bridge.python_layer import TEST, TRAIN
+from caffe_bridge.python_layer import BlobVec as BlobVec
 from caffe_bridge.python_layer import UserLayer as Layer
 
 __version__ = "1.0.0"
 
+RawBlobVec = LayerVec = StringVec = IntVec = DtypeVec = NetVec = BoolVec = list
+
 __all__ = [
+    "NCCL",
     "TEST",
     "TRAIN",
     "AdaDeltaSolver",
     "AdaGradSolver",
     "AdamSolver",
     "Blob",
+    "Classifier",
+    "Detector",
     "Layer",
     "Net",
     "NesterovSolver",
     "NetSpec",
     "RMSPropSolver",
     "SGDSolver",
+    "Timer",
+    "draw",
     "get_solver",
+    "has_nccl",
+    "init_log",
     "install",
-    "layers",
-    "params",
-    "to_proto",
+    "io",
     "layer_type_list",
+    "layers",
+    "log",
     "modes",
+    "params",
     "proto",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
+    "set_multiprocess",
     "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
+    "solver_count",
+    "solver_rank",
+    "to_proto",
 ]
 
 
 def layer_type_list() -> list[str]:
-    """Every layer type a prototxt may name."""
-    return registry.layer_types()
+    """Every layer type a prototxt may name, sorted."""
+    return sorted({*registry.layer_types(), "Python"})
 
 
-def has_nccl() -> bool:
-    """False: several GPUs are driven by torch.distributed here."""
-    return False
+def init_log(level: int | None = None, stderr: bool = True) -> None:
+    """Print log messages to stderr, from `level` (0 info, 1 warning, 2 error, 3 fatal) upwards.
 
-
-def solver_count() -> int:
-    """The number of solvers in this process: 1."""
-    return 1
-
-
-def solver_rank() -> int:
-    """The rank of this process's solver: 0."""
-    return 0
-
-
-def init_log(level: int = 0, stderr: bool = False) -> None:
-    """Show log messages of `level` (0 info, 1 warning, 2 error) and above."""
-    logging.getLogger("caffe_bridge").setLevel((logging.INFO, logging.WARNING, logging.ERROR)[min(max(level, 0), 2)])
+    Args:
+        level: GLOG_minloglevel by default.
+        stderr: False only sets the level. (Caffe would write log files; caffe-bridge writes none.)
+    """
+    if stderr:
+        _log.show(level)
+    else:
+        _log.set_level(_log.minimum_level() if level is None else level)
 
 
 def log(message: str) -> None:
     """Write an info line to the log."""
-    logging.getLogger("caffe_bridge").info(message)
+    logging.getLogger("caffe_bridge").info("%s", message, stacklevel=2)
 
 
 def install() -> None:

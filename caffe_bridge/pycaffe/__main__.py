@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import caffe_bridge.pycaffe
+from caffe_bridge import log
 
 
 def run_script(path: str) -> None:
@@ -34,7 +35,9 @@ def main() -> int:
     sys.argv = sys.argv[1:]
     shim = str(Path(__file__).with_name("shim"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (shim, os.environ.get("PYTHONPATH"))))
+    sys.path.insert(1, shim)  # multiprocessing hands sys.path to the children it spawns, not PYTHONPATH
     caffe_bridge.pycaffe.install()
+    log.show()
     run_script(script)
     return 0
 
