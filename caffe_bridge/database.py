@@ -100,13 +100,14 @@ class _LevelDb(_Handle):
 
 
 _HANDLES = {"LMDB": _Lmdb, "LEVELDB": _LevelDb}
-_open: weakref.WeakValueDictionary[tuple[str, str], _Handle] = weakref.WeakValueDictionary()
+_open: weakref.WeakValueDictionary[tuple[str, int], _Handle] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 
 def _handle(path: str, backend: str) -> _Handle:
     """The process's one handle on a database, since neither store can be opened twice; a forked child inherits it."""
-    place = (backend, os.path.realpath(path))
+    file = os.path.join(path, "data.mdb") if backend == "LMDB" else path
+    place = (os.path.realpath(path), os.stat(file).st_ino)  # the path may hold another database by now
     with _opening:
         handle = _open.get(place)
         if handle is None:

@@ -9,6 +9,8 @@ import numpy as np
 
 from caffe_bridge.errors import LayerError
 
+_MAX_VALUES = 2**31 - 1
+
 
 def decode_image(data: bytes, name: str, color: bool | None = True) -> np.ndarray:
     """Decode a file's bytes to pixels (height, width, channels).
@@ -59,6 +61,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     Raises LayerError when OpenCV cannot make an image of that size.
     """
     try:
+        if height * width * image.shape[2] > _MAX_VALUES:
+            raise OverflowError
         made = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     except (cv2.error, OverflowError) as error:
         raise LayerError(f"{image.shape[0]}x{image.shape[1]} pixels cannot be resized to {height}x{width}") from error

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from caffe_bridge.errors import LayerError, WeightsError
-from caffe_bridge.layers.base import Layer, Shape, check_shape
+from caffe_bridge.layers.base import Layer, Shape, check_shape, eager
 from caffe_bridge.layers.image_batch import check_batch_size
 from caffe_bridge.listing import read_text
 from caffe_bridge.registry import register
@@ -60,7 +60,7 @@ class HDF5Data(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [(self.batch_size, *shape) for shape in self._row_shapes]
 
-    @torch.compiler.disable
+    @eager
     def forward(self) -> tuple[torch.Tensor, ...]:
         tops = [np.empty(shape, np.float32) for shape in self.top_shapes([])]
         for i in range(self.batch_size):
@@ -131,7 +131,7 @@ class HDF5Output(Layer):
             raise LayerError(f"{(data + (1,))[0]} rows of data, {(label + (1,))[0]} of labels")
         return []
 
-    @torch.compiler.disable
+    @eager
     def forward(self, data: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self._written:
             raise LayerError(f"{self.file_name} holds the first pass already; HDF5Output writes one")

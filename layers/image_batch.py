@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from caffe_bridge.errors import LayerError
-from caffe_bridge.layers.base import Layer, Shape, check_shape
+from caffe_bridge.layers.base import Layer, Shape, check_shape, eager
 from caffe_bridge.transformer import DataTransformer
 
 
@@ -49,7 +49,7 @@ class ImageBatch(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return self._shapes[: len(self.param.top)]
 
-    @torch.compiler.disable
+    @eager
     def forward(self) -> tuple[torch.Tensor, ...]:
         for i in range(self.batch_size):
             image, label, name = self.next_image()

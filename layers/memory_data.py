@@ -10,7 +10,7 @@ import torch
 
 from caffe_bridge.datum import datum_pixels
 from caffe_bridge.errors import LayerError
-from caffe_bridge.layers.base import Layer, Shape, check_shape
+from caffe_bridge.layers.base import Layer, Shape, check_shape, eager
 from caffe_bridge.registry import register
 from caffe_bridge.stream import restoring
 from caffe_bridge.transformer import DataTransformer
@@ -115,7 +115,7 @@ class MemoryData(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [(self.batch_size, *self.item_shape), self._label_shape]
 
-    @torch.compiler.disable
+    @eager
     def forward(self) -> tuple[torch.Tensor, ...]:
         if self._data is None:
             raise LayerError("has no data yet; give it some with set_input_arrays, add_datums or add_images")

@@ -12,7 +12,7 @@ import torch
 
 from caffe_bridge.errors import LayerError
 from caffe_bridge.images import decode_image, read_bytes, resize
-from caffe_bridge.layers.base import Layer, Shape, check_shape
+from caffe_bridge.layers.base import Layer, Shape, check_shape, eager
 from caffe_bridge.layers.image_batch import check_batch_size
 from caffe_bridge.listing import read_text
 from caffe_bridge.registry import register
@@ -195,7 +195,7 @@ class WindowData(Layer):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         return [self._shape, self._shape[:1]]
 
-    @torch.compiler.disable
+    @eager
     def forward(self) -> tuple[torch.Tensor, ...]:
         data = np.zeros(self._shape, np.float32)
         labels = np.empty(self._shape[:1], np.float32)

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     records = Records(args.database, args.backend.upper())
     total: np.ndarray | None = None
     count = 0
-    for count, (key, value) in enumerate(records, start=1):
+    for key, value in records:
         name = records.describe(key)
         pixels = datum_pixels(parse_datum(value, name), name)
         if total is None:
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         elif pixels.shape != total.shape:
             raise CaffeError(f"{name}: has shape {pixels.shape}, the images before it {total.shape}")
         total += pixels
+        count += 1
     if total is None:
         raise CaffeError(f"{args.database}: holds no records")
     mean = total / np.float32(count)
