@@ -72,26 +72,34 @@ def read_windows(path: str, fg_threshold: float, bg_threshold: float) -> WindowF
             mark, index, name, depth, _, _, count = tokens[at : at + 7]
             if mark != "#":
                 raise ValueError(f"'{mark}' where '# INDEX' should be")
-            if int(index) != len(images):
+            if _integer(index) != len(images):
                 raise ValueError(f"image index {index} where {len(images)} should be")
             images.append(name)
-            channels = int(depth)
+            channels = _integer(depth)
             at += 7
-            for _ in range(int(count)):
-                label, overlap, *box = tokens[at : at + 6]
-                x1, y1, x2, y2 = map(int, box)
+            for _ in range(_integer(count)):
+                kind, share, *box = tokens[at : at + 6]
+                x1, y1, x2, y2 = map(_integer, box)
                 at += 6
-                is_foreground = bool(np.float32(overlap) >= fg_limit)
-                if is_foreground and int(label) <= 0:
+                label, overlap = _integer(kind), np.float32(share)
+                is_foreground = bool(overlap >= fg_limit)
+                if is_foreground and label <= 0:
                     raise ValueError(f"a foreground window has class {label}")
-                if is_foreground or np.float32(overlap) < bg_limit:
-                    label = int(label) if is_foreground else 0
-                    windows[is_foreground].append(Window(len(images) - 1, label, (x1, y1, x2, y2)))
+                if is_foreground or overlap < bg_limit:
+                    made = Window(len(images) - 1, label if is_foreground else 0, (x1, y1, x2, y2))
+                    windows[is_foreground].append(made)
     except ValueError as error:
         raise LayerError(f"window file {path}, image {max(len(images) - 1, 0)}: {error}") from error
     if not images:
         raise LayerError(f"window file {path}: is empty")
     return WindowFile(images, channels, windows[True], windows[False])
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 1 << 31:
+        raise ValueError(f"{text} does not fit in 32 bits")
+    return value
 
 
 def _round(value: np.float32) -> int:
@@ -126,6 +134,8 @@ def place_window(
             half_height = half_width = max(half_height, half_width)
         x1, x2 = _round(center_x - half_width * context_scale), _round(center_x + half_width * context_scale)
         y1, y2 = _round(center_y - half_height * context_scale), _round(center_y + half_height * context_scale)
+        if x2 < x1 or y2 < y1:
+            raise LayerError(f"window {box} is empty")
         scale_x, scale_y = side / np.float32(x2 - x1 + 1), side / np.float32(y2 - y1 + 1)
         beyond_left, beyond_right = max(0, -x1), max(0, x2 - width + 1)
         beyond_top, beyond_bottom = max(0, -y1), max(0, y2 - height + 1)
