@@ -104,7 +104,7 @@ class DetectionOutput(Layer):
         location = torch.zeros_like(label) if self.share_location else label
         picked = codes.reshape(batch, count, -1, 4)[image[:, None], index, location[:, None]]
         boxes = ssd_boxes.decode(picked, priors[index], None if self.in_target else variances[index], self.code_type)
-        kept = suppress(boxes, valid, self.nms_threshold, ssd_boxes.overlaps, self.eta)
+        kept = suppress(boxes, valid, self.nms_threshold, self.eta)
         group, place = kept.nonzero(as_tuple=True)
         image, label, score = image[group], label[group], by_class[group, index[group, place]]
         rows = (image, label, score, boxes[group, place])

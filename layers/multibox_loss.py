@@ -267,7 +267,7 @@ class MultiBoxLoss(Layer):
         length = int(candidates.any(0).nonzero().max()) + 1 if bool(candidates.any()) else 0
         ordered = boxes.gather(1, order[:, :length, None].expand(-1, -1, 4))
         large = candidates[:, :length] & (ssd_boxes.area(ordered) >= 1e-5)
-        kept = suppress(ordered, large, nms.nms_threshold, ssd_boxes.overlaps)
+        kept = suppress(ordered, large, nms.nms_threshold)
         return F.pad(kept, (0, candidates.shape[1] - length))
 
     def _mining_loss(self, scores: torch.Tensor, known: GroundTruth, matches: Matches) -> torch.Tensor:

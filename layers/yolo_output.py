@@ -7,7 +7,7 @@ import torch
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.layers.detection_output import detections
-from caffe_bridge.layers.suppression import suppress
+from caffe_bridge.layers.suppression import suppress_by
 from caffe_bridge.registry import register
 
 
@@ -55,7 +55,7 @@ def yolo_detections(
     order = scores.argsort(descending=True, stable=True)
     boxes, labels, scores = boxes[order], labels[order] + 1, scores[order]
     everything = torch.ones_like(scores, dtype=torch.bool)
-    kept = suppress(boxes[None], everything[None], threshold, centred_overlaps, inclusive=True)[0]
+    kept = suppress_by(boxes[None], everything[None], threshold, centred_overlaps, inclusive=True)[0]
     centre, half = boxes[kept, :2], boxes[kept, 2:] / 2
     corners = torch.cat([centre - half, centre + half], 1)
     return detections(torch.zeros_like(labels[kept]), labels[kept], scores[kept], corners, batch)
