@@ -50,14 +50,21 @@ def _fail(message: str) -> int:
     return 2
 
 
+def _modules() -> dict[str, Path]:
+    """Every verb and its source. Those of the `caffe` program are in caffe_VERB.py: names like `time` and `test` would
+    hide modules of Python's own from scripts in the same folder.
+    """
+    folder = Path(importlib.import_module("caffe_bridge.tools").__path__[0])
+    return {path.stem.removeprefix("caffe_").replace("_", "-"): path for path in folder.glob("[!_]*.py")}
+
+
 def verbs() -> dict[str, str]:
     """Every verb and the first line of its docstring, read from the tools' sources without importing them."""
-    folder = Path(importlib.import_module("caffe_bridge.tools").__path__[0])
     found = {}
-    for path in sorted(folder.glob("[!_]*.py")):
+    for verb, path in sorted(_modules().items()):
         tree = ast.parse(path.read_bytes(), filename=str(path))
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
-            found[path.stem.replace("_", "-")] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[verb] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 
 
@@ -69,13 +76,13 @@ def _help(argv: list[str] | None) -> None:
 
 def _call(argv: list[str] | None) -> int | None:
     verb, *arguments = argv or []
-    known = verbs()
+    verb, known = verb.replace("_", "-"), verbs()
     if verb not in known:
         near = difflib.get_close_matches(verb, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "`caffe-bridge --help` lists the verbs"
         raise CaffeError(f"unknown verb '{verb}'; {hint}")
     sys.argv = [f"caffe-bridge {verb}", *arguments]  # argparse and error lines take the command's name from here
-    tool = importlib.import_module(f"caffe_bridge.tools.{verb.replace('-', '_')}")
+    tool = importlib.import_module(f"caffe_bridge.tools.{_modules()[verb].stem}")
     return tool.main(arguments)
 
 

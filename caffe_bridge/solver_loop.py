@@ -6,19 +6,20 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from caffe_bridge import definition as definitions
-from caffe_bridge import optim, randomness
+from caffe_bridge import optim, randomness, text_format
 from caffe_bridge import solver_state as states
 from caffe_bridge import weights as weight_files
 from caffe_bridge.errors import SolverError
 from caffe_bridge.graph import Graph
 from caffe_bridge.learning_rate import learning_rate
+from caffe_bridge.net import WeightPaths
 
 log = logging.getLogger("caffe_bridge")
 
@@ -32,6 +33,7 @@ class SolverLoop(ABC, Generic[NetType]):
     Args:
         solver: a path, the text itself, or a SolverParameter.
         weights: a weights file (or several) for the train and test nets, in place of the solver's own `weights`.
+        path: where a SolverParameter was read from, to find the nets it names.
 
     Attributes:
         param: the SolverParameter.
@@ -45,17 +47,23 @@ class SolverLoop(ABC, Generic[NetType]):
         CaffeError: a net cannot be built; see `caffe_bridge.Net`.
     """
 
-    continues_data: ClassVar[bool] = True
+    continues_data: bool = True
 
-    def __init__(self, solver: Any, weights: str | Path | Sequence[str | Path] | None = None):
-        self.param, path = definitions.read_solver(solver)
+    def __init__(self, solver: Any, weights: WeightPaths | None = None, path: str = ""):
+        self.param, found = definitions.read_solver(solver)
+        log.info("Initializing solver from parameters: \n%s", text_format.format(self.param))
         self._check()
         if self.param.random_seed >= 0:
             randomness.seed(self.param.random_seed)
         given = list(self.param.weights) if weights is None else weights
-        train, tests = definitions.solver_nets(self.param, path)
+        train, tests = definitions.solver_nets(self.param, path or found)
+        log.info("Creating training net %s", _train_source(self.param))
         self.net = self._make_net(train, given)
-        self.test_nets = [self._make_net(test, given) for test in tests]
+        self.test_nets = []
+        for i, (test, source) in enumerate(zip(tests, _test_sources(self.param, len(tests)))):
+            log.info("Creating test net (#%d) specified by %s", i, source)
+            self.test_nets.append(self._make_net(test, given))
+        log.info("Solver scaffolding done.")
         self.iter = 0
         self.requests: Requests = lambda: None
         self._current_step = 0
@@ -173,7 +181,7 @@ class SolverLoop(ABC, Generic[NetType]):
         if self.param.display and self.iter % self.param.display == 0:
             loss, _ = self._forward(self.net)
             self._smooth(loss, start)
-            log.info("Iteration %d, loss = %s", self.iter, _number(self._smoothed))
+            log.info("Iteration %d, loss = %s", self.iter, number(self._smoothed))
         if self.param.test_interval and self.iter % self.param.test_interval == 0:
             self.test_all()
         log.info("Optimization Done.")
@@ -230,14 +238,14 @@ class SolverLoop(ABC, Generic[NetType]):
         param = self.param
         rate, self._current_step = learning_rate(param, self.iter, self._current_step)
         if param.display and self.iter % param.display == 0:
-            log.info("Iteration %d, lr = %s", self.iter, _number(rate))
+            log.info("Iteration %d, lr = %s", self.iter, number(rate))
         gradients = [p.grad for p in self.learnable if p.grad is not None]
         if param.clip_gradients >= 0 and gradients:
             norm = optim.clip_gradients(gradients, param.clip_gradients)
             if norm > param.clip_gradients:
                 log.info(
                     "Gradient clipping: scaling down gradients (L2 norm %s > %s) by scale factor %s",
-                    *map(_number, (norm, param.clip_gradients, param.clip_gradients / norm)),
+                    *map(number, (norm, param.clip_gradients, param.clip_gradients / norm)),
                 )
         if param.iter_size > 1 and gradients:
             torch._foreach_mul_(gradients, 1 / param.iter_size)
@@ -262,16 +270,14 @@ class SolverLoop(ABC, Generic[NetType]):
     def _log_iteration(self, outputs: list[tuple[str, torch.Tensor]], rate: float, seconds: float) -> None:
         log.info(
             "Iteration %d (%s iter/s, %ss/%d iters), loss = %s",
-            self.iter, _number(rate), _number(seconds), self.param.display, _number(self._smoothed),
+            self.iter, number(rate), number(seconds), self.param.display, number(self._smoothed),
         )  # fmt: skip
         self._log_outputs("Train", self.net, [(name, value) for name, blob in outputs for value in _values(blob)])
 
     def _log_outputs(self, kind: str, net: NetType, outputs: list[tuple[str, float]]) -> None:
         weights = {top: w for node in self._graph(net).nodes for top, w in zip(node.tops, node.loss_weights) if w}
         for i, (name, value) in enumerate(outputs):
-            weight = weights.get(name, 0.0)
-            scaled = f" (* {_number(weight)} = {_number(weight * value)} loss)" if weight else ""
-            log.info("    %s net output #%d: %s = %s%s", kind, i, name, _number(value), scaled)
+            log.info("    %s net output #%d: %s", kind, i, scored(name, value, weights.get(name, 0.0)))
 
     # -- testing -----------------------------------------------------------------------------------------
 
@@ -296,7 +302,7 @@ class SolverLoop(ABC, Generic[NetType]):
                 value = blob.detach().double()
                 sums[name] = sums[name] + value if name in sums else value.clone()
         if self.param.test_compute_loss:
-            log.info("Test loss: %s", _number(total_loss / max(passes, 1)))
+            log.info("Test loss: %s", number(total_loss / max(passes, 1)))
         means = {name: value / passes for name, value in sums.items()}
         self._log_outputs("Test", net, [(name, value) for name, blob in means.items() for value in _values(blob)])
         return {name: value.cpu().numpy() for name, value in means.items()}
@@ -360,9 +366,29 @@ class SolverLoop(ABC, Generic[NetType]):
         states.resume_streams(state, layers if self.continues_data else {})
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """As a C++ stream prints it."""
     return f"{value:.6g}"
+
+
+def scored(name: str, value: float, weight: float) -> str:
+    """An output blob's value as Caffe logs it, with its part of the loss where it has one."""
+    scaled = f" (* {number(weight)} = {number(weight * value)} loss)" if weight else ""
+    return f"{name} = {number(value)}{scaled}"
+
+
+def _train_source(param: Any) -> str:
+    for name in ("net", "train_net"):
+        if param.HasField(name):
+            return f"from {name} file: {getattr(param, name)}"
+    return "specified in " + ("net_param." if param.HasField("net_param") else "train_net_param.")
+
+
+def _test_sources(param: Any, count: int) -> list[str]:
+    """Where each of `count` test nets comes from; what the lists of test nets leave is the train net's."""
+    generic = f"net file: {param.net}" if param.HasField("net") else "net_param"
+    named = ["test_net_param"] * len(param.test_net_param) + [f"test_net file: {name}" for name in param.test_net]
+    return named + [generic] * (count - len(named))
 
 
 def _values(blob: torch.Tensor) -> list[float]:

@@ -38,6 +38,7 @@ def tools(tmp_path, monkeypatch):
         '"""Draw a net.\n\nMore."""\nimport absent_module\ndef main(argv=None):\n    return 0\n'
     )
     (tmp_path / "count.py").write_text('"""Count arguments."""\ndef main(argv=None):\n    return len(argv)\n')
+    (tmp_path / "caffe_time.py").write_text('"""Time a net."""\ndef main(argv=None):\n    return 7\n')
     (tmp_path / "_shared.py").write_text('"""Not a verb."""\ndef main(argv=None):\n    return 1\n')
     package = type(sys)("caffe_bridge.tools")
     package.__path__ = [str(tmp_path)]
@@ -54,7 +55,7 @@ def run_script(tmp_path, body, **options):
 
 
 def test_verbs_are_read_without_importing(tools):
-    assert cli.verbs() == {"count": "Count arguments.", "draw-net": "Draw a net."}
+    assert cli.verbs() == {"count": "Count arguments.", "draw-net": "Draw a net.", "time": "Time a net."}
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -72,6 +73,12 @@ def test_version(capsys):
 def test_verb_gets_its_arguments_and_gives_its_status(tools):
     assert cli.main(["count", "a", "b", "c"]) == 3
     assert sys.argv == ["caffe-bridge count", "a", "b", "c"]
+    assert cli.main(["time"]) == 7
+
+
+def test_verbs_may_have_underscores_as_caffes_programs_do(tools):
+    with pytest.raises(ModuleNotFoundError, match="absent_module"):
+        cli.main(["draw_net"])
 
 
 def test_unknown_verb_names_the_nearest(tools, capsys):

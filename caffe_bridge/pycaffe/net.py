@@ -17,7 +17,7 @@ from caffe_bridge.blob import Blob, ParameterBlob
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.graph import AUTOMATIC_TOP, Node
 from caffe_bridge.net import Net as TorchNet
-from caffe_bridge.pycaffe import modes
+from caffe_bridge.pycaffe import debug_info, modes
 from caffe_bridge.pycaffe.executor import Executor
 from caffe_bridge.python_layer import PythonLayer
 
@@ -69,6 +69,9 @@ class Net:
     Blobs and diffs are float32 arrays that stay where they are until a reshape that grows them. `backward` gives
     Caffe's diffs for the blobs and parameters that Caffe computes them for, and adds to those of parameters.
 
+    Attributes:
+        debug_info: whether to log mean magnitudes of blobs and diffs as layers run.
+
     Raises:
         CaffeError: a file is missing or wrong, a layer cannot be built; see `caffe_bridge.Net`.
     """
@@ -92,6 +95,7 @@ class Net:
         self.params: OrderedDict[str, list[Blob]] = self._executor.params
         self.layers = [self._layer_view(node) for node in self._executor.nodes]
         self._callbacks: dict[str, list[Callback]] = {}
+        self.debug_info: bool = net.definition.param.debug_info
 
     def _layer_view(self, node: Node) -> Any:
         if isinstance(node.layer, PythonLayer):
@@ -223,6 +227,9 @@ class Net:
         for i in range(first, last + 1):
             self._run_callbacks("before_forward", i)
             loss += self._executor.forward(i)
+            if self.debug_info:
+                node = self._executor.nodes[i]
+                debug_info.log_forward(node, self.blobs, self.params.get(node.name, []))
             self._run_callbacks("after_forward", i)
         return loss
 
@@ -256,6 +263,9 @@ class Net:
         for i in range(first, last - 1, -1):
             self._run_callbacks("before_backward", i)
             self._executor.backward(i)
+            node = self._executor.nodes[i]
+            if self.debug_info and node.need_backward:
+                debug_info.log_backward(node, self.blobs, self.params.get(node.name, []))
             self._run_callbacks("after_backward", i)
 
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> dict[str, np.ndarray]:

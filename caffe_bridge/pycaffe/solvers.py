@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from caffe_bridge import definition as definitions
 from caffe_bridge import optim
 from caffe_bridge.errors import SolverError
 from caffe_bridge.graph import Graph
+from caffe_bridge.pycaffe import debug_info
 from caffe_bridge.pycaffe.net import Net, SplitNet
 from caffe_bridge.solver_loop import SolverLoop
 
@@ -24,8 +24,10 @@ class Solver(SolverLoop[Net]):
     rule: str | None = None
     continues_data = False
 
-    def __init__(self, solver_file: Any):
-        super().__init__(solver_file)
+    def __init__(self, solver_file: Any, path: str = ""):
+        super().__init__(solver_file, path=path)
+        for net in self.test_nets:
+            net.debug_info = self.param.debug_info
 
     def _check(self) -> None:
         if self.rule is not None:
@@ -48,8 +50,12 @@ class Solver(SolverLoop[Net]):
         return net._forward(0, len(net.layers) - 1), self._outputs(net)
 
     def _forward_backward(self) -> tuple[float, list[tuple[str, torch.Tensor]]]:
+        displayed = bool(self.param.display) and self.iter % self.param.display == 0
+        self.net.debug_info = self.param.debug_info and displayed
         loss, outputs = self._forward(self.net)
         self.net._backward(len(self.net.layers) - 1, 0)
+        if self.net.debug_info:
+            debug_info.log_parameters(self.learnable)
         return loss, outputs
 
     def _share(self, test_net: Net) -> None:
@@ -93,10 +99,10 @@ class AdamSolver(SGDSolver):
     rule = "Adam"
 
 
-def get_solver(solver_file: str | Path) -> Solver:
-    """The solver that a prototxt describes."""
+def get_solver(solver_file: Any, path: str = "") -> Solver:
+    """The solver that a prototxt describes; `path` is where a SolverParameter was read from, to find its nets."""
     param, _ = definitions.read_solver(solver_file)
     for cls in (SGDSolver, *SGDSolver.__subclasses__()):
         if cls.rule == param.type:
-            return cls(solver_file)
+            return cls(solver_file, path)
     raise SolverError(f"solver type '{param.type}' is unknown; Caffe has {', '.join(optim.RULES)}")
