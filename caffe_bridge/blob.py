@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import numpy as np
 import torch
 
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.layers.base import MAX_COUNT, Shape, canonical_axis
+
+MAX_AXES = 32
 
 
 class Memory:
@@ -72,11 +75,15 @@ class Blob:
     def reshape(self, *shape: int) -> None:
         """Change the shape; values are kept where the element count allows (they are zero where memory is new).
 
-        Raises CaffeError for a negative dimension or more than 2**31 - 1 elements, as Caffe does.
+        Raises:
+            CaffeError: a negative dimension, more than 2**31 - 1 elements or 32 axes, as in Caffe.
+            TypeError: a dimension that is no whole number.
         """
-        new = tuple(int(d) for d in shape)
-        if any(d < 0 for d in new) or math.prod(new) > MAX_COUNT:
-            raise CaffeError(f"a blob cannot have shape {new}: dimensions from 0, at most {MAX_COUNT} elements")
+        new = tuple(operator.index(d) for d in shape)
+        if any(d < 0 for d in new) or math.prod(new) > MAX_COUNT or len(new) > MAX_AXES:
+            raise CaffeError(
+                f"a blob cannot have shape {new}: at most {MAX_AXES} dimensions, from 0, and {MAX_COUNT} elements"
+            )
         self._shape = new
         if self._data.size < self.count:
             self._data = self._allocate(self.count)
@@ -111,6 +118,19 @@ class Blob:
     def diff_tensor(self) -> torch.Tensor:
         """The gradient where the net computes."""
         return self._diff_memory().tensor()[: self.count].view(self._shape)
+
+    @property
+    def _gpu_data_ptr(self) -> int:
+        return self._gpu_pointer(self._data_memory())
+
+    @property
+    def _gpu_diff_ptr(self) -> int:
+        return self._gpu_pointer(self._diff_memory())
+
+    def _gpu_pointer(self, memory: Memory) -> int:
+        if self._device.type == "cpu":
+            raise CaffeError("this blob lives on the CPU; make its net after set_mode_gpu")
+        return memory.tensor().data_ptr()
 
     def _data_memory(self) -> Memory:
         return self._data

@@ -193,7 +193,10 @@ def load_image(filename: str | Path, color: bool = True) -> np.ndarray:
     import cv2
 
     encoded = np.frombuffer(Path(filename).read_bytes(), np.uint8)
-    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    except cv2.error as error:
+        raise CaffeError(f"{filename}: cannot be decoded: {error.err}") from error
     if image is None:
         raise CaffeError(f"{filename}: not an image that can be decoded")
     if image.dtype.kind in "ui":
