@@ -43,7 +43,8 @@ def test_everything_that_pycaffe_has_is_there():
     names = """Net SGDSolver NesterovSolver AdaGradSolver RMSPropSolver AdaDeltaSolver AdamSolver NCCL Timer init_log
         log set_mode_cpu set_mode_gpu set_device Layer get_solver layer_type_list set_random_seed solver_count
         set_solver_count solver_rank set_solver_rank set_multiprocess has_nccl __version__ TRAIN TEST Classifier
-        Detector io layers params NetSpec to_proto BlobVec RawBlobVec LayerVec StringVec IntVec DtypeVec NetVec BoolVec"""
+        Detector io layers params NetSpec to_proto BlobVec RawBlobVec LayerVec StringVec IntVec DtypeVec NetVec
+        BoolVec"""
     assert [name for name in names.split() if not hasattr(caffe, name)] == []
     types = caffe.layer_type_list()
     assert types == sorted(set(types)) and {"Python", "Convolution", "Input", "Split"} <= set(types)
