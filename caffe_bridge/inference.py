@@ -19,17 +19,14 @@ import torch
 
 from caffe_bridge import boxes as box_arithmetic
 from caffe_bridge.config import cfg
+from caffe_bridge.datasets.voc import VOC_CLASSES
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.layers import functional
 from caffe_bridge.net import Net
+from caffe_bridge.scaling import scale_image
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 STAGES = ("", "_ext")  # the cascade's third stage, and its fifth on the regressed boxes
 STAGE_BLOBS = ("rois", "mask_proposal", "seg_cls_prob")
-MAX_PIXELS = 2**28  # of one prepared image; more is a mistake in TEST.SCALES or an image a pixel wide
 
 
 @dataclass(frozen=True)
@@ -66,14 +63,6 @@ def class_names(count: int) -> list[str]:
     return list(VOC_CLASSES) if count == len(VOC_CLASSES) else [f"class {i}" for i in range(1, count + 1)]
 
 
-def image_scale(height: int, width: int, target_size: float, max_size: float) -> float:
-    """The factor that makes the short side `target_size`, or less where the long side would exceed `max_size`."""
-    scale = target_size / min(height, width)
-    if np.round(scale * max(height, width)) > max_size:
-        scale = max_size / max(height, width)
-    return scale
-
-
 def prepare_image(
     image: np.ndarray, target_size: float | None = None, max_size: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,20 +80,11 @@ def prepare_image(
     Raises:
         CaffeError: the array is not a colour image, or the scaled image would be empty or absurdly large.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise CaffeError(f"an image is an array (height, width, 3) of blue, green and red, not {image.shape}")
     if not cfg.TEST.SCALES:
         raise CaffeError("TEST.SCALES is empty; it needs the pixels of the short side, such as (600,)")
     target_size = cfg.TEST.SCALES[0] if target_size is None else target_size
     max_size = cfg.TRAIN.MAX_SIZE if max_size is None else max_size
-    height, width = image.shape[:2]
-    scale = image_scale(height, width, target_size, max_size)
-    new_height, new_width = (int(np.round(side * scale)) for side in (height, width))
-    if min(new_height, new_width) < 1 or new_height * new_width > MAX_PIXELS:
-        raise CaffeError(f"an image of {width} x {height} pixels scaled by {scale:g} is {new_width} x {new_height}")
-    centred = image.astype(np.float32)
-    centred -= cfg.PIXEL_MEANS
-    scaled = cv2.resize(centred, None, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    scaled, scale = scale_image(image, target_size, max_size)
     data = torch.from_numpy(scaled.transpose(2, 0, 1)[None].copy())
     return data, torch.tensor([[*scaled.shape[:2], scale]], dtype=torch.float32)
 

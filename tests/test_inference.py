@@ -18,6 +18,7 @@ from caffe_bridge.errors import CaffeError
 from caffe_bridge.inference import Instances, detect, forward_stages, paste_mask, prepare_image
 from caffe_bridge.layers import functional
 from caffe_bridge.net import Net
+from caffe_bridge.scaling import image_scale
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +46,12 @@ def picture(height, width, seed=0):
     [(375, 500, 1.6), (500, 375, 1.6), (300, 300, 2.0), (400, 1000, 1.0), (600, 1000, 1.0), (601, 1003, 1000 / 1003)],
 )
 def test_scale_is_of_the_short_side_until_the_long_one_is_too_long(height, width, scale):
-    assert inference.image_scale(height, width, 600, 1000) == pytest.approx(scale, abs=0)
+    assert image_scale(height, width, 600, 1000) == pytest.approx(scale, abs=0)
 
 
 def test_a_long_side_that_rounds_to_the_limit_is_not_too_long():
-    assert inference.image_scale(600, 1000.4, 600, 1000) == 1.0
-    assert inference.image_scale(600, 1000.6, 600, 1000) < 1.0
+    assert image_scale(600, 1000.4, 600, 1000) == 1.0
+    assert image_scale(600, 1000.6, 600, 1000) < 1.0
 
 
 @pytest.mark.parametrize("size", [(47, 61), (61, 47), (33, 100)])
