@@ -79,8 +79,9 @@ class Layer(torch.nn.Module):
         same_count: as many tops as bottoms (Caffe's EqualNumBottomTopBlobs).
         auto_tops: missing tops are made by the net (Caffe's AutoTopBlobs; the losses).
         is_loss: the first top has loss weight 1 unless the prototxt says otherwise.
-        shares_data: the tops are views of the first bottom (Split, Flatten, Reshape).
-        no_gradient: bottoms whose gradient Caffe refuses to compute (labels);
+        shares_data: the tops are views of the first bottom (Split, Flatten, Reshape) or, of a layer without bottoms,
+            of its blob (Parameter).
+        no_gradient (or set in `setup`): bottoms whose gradient Caffe refuses to compute (labels);
             ALL_BOTTOMS for layers without a backward pass.
         constants: bottoms the layer takes as constants; they get no gradient, and asking for it is no error.
     """
@@ -93,9 +94,9 @@ class Layer(torch.nn.Module):
     auto_tops: ClassVar[bool] = False
     is_loss: ClassVar[bool] = False
     shares_data: ClassVar[bool] = False
-    no_gradient: ClassVar[Iterable[int]] = ()
-    constants: ClassVar[Iterable[int]] = ()
     source: ClassVar[str] = "BVLC"
+    no_gradient: Iterable[int] = ()
+    constants: Iterable[int] = ()
 
     def __init__(self, param: Any, bottom_shapes: Sequence[Shape], phase: str):
         super().__init__()

@@ -24,6 +24,7 @@ class Filter(Layer):
         filtered = len(bottom_shapes) - 1
         if len(self.param.top) != filtered:
             raise LayerError(f"needs a top for each bottom but the selector: {filtered}, not {len(self.param.top)}")
+        self.no_gradient = (filtered,)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         *filtered, selector = bottom_shapes

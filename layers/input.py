@@ -74,7 +74,7 @@ class DummyData(Layer):
         for filler in self.data_fillers:
             fillers.check(filler)
         self.refill = [filler.type != "constant" for filler in self.data_fillers]
-        self.constants = [None if again else self._make(i) for i, again in enumerate(self.refill)]
+        self.fixed = [None if again else self._make(i) for i, again in enumerate(self.refill)]
 
     def _read_shapes(self, param: Any) -> list[Shape]:
         legacy = ("num", "channels", "height", "width")
@@ -100,5 +100,5 @@ class DummyData(Layer):
         return self.shapes
 
     def forward(self) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        tops = tuple(self._make(i) if made is None else made for i, made in enumerate(self.constants))
+        tops = tuple(self._make(i) if made is None else made for i, made in enumerate(self.fixed))
         return tops if len(tops) > 1 else tops[0]

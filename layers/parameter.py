@@ -13,6 +13,7 @@ class Parameter(Layer):
     """A learned blob of `shape`, starting at 0, as a top of its own."""
 
     bottoms = (0, 0)
+    shares_data = True
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         self.add_blob(self.param.parameter_param.shape.dim)

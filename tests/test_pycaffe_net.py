@@ -295,7 +295,7 @@ if __name__ == "__main__":
     import subprocess
     assert sys.modules["__main__"].__dict__ is globals()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        print(pool.apply(child))
+        print(pool.apply_async(child).get(60))
     subprocess.check_call([sys.executable, "-c", "import caffe; caffe.Net; print('child ok')"])
     print(sys.argv, __file__, sys.path[0] == os.path.dirname(os.path.abspath(__file__)), beside.value)
 """
@@ -318,6 +318,7 @@ def test_a_missing_script_is_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "caffe_bridge.pycaffe", "none.py"],
         cwd=tmp_path,
+        timeout=120,
         capture_output=True,
         text=True,
         check=False,

@@ -77,12 +77,12 @@ class Executor:
                 blob.diff_tensor.fill_(node.loss_weights[i])
 
     def _share(self, node: Node, top: Blob, shape: tuple[int, ...]) -> None:
-        bottom = self.blobs[node.bottoms[0]]
-        if top is bottom:
+        owner = self.blobs[node.bottoms[0]] if node.bottoms else self.params[node.name][0]
+        if top is owner:
             return
-        top.share_data(bottom, shape)
+        top.share_data(owner, shape)
         if len(node.tops) == 1:
-            top.share_diff(bottom)
+            top.share_diff(owner)
 
     def _tops(self, node: Node) -> list[Blob]:
         return [self.blobs[name] for name in node.tops]
@@ -142,7 +142,8 @@ class Executor:
     def backward(self, index: int) -> None:
         """Run one layer's backward pass if Caffe's rules want it: bottoms' diffs are set, parameters' added to."""
         node = self.nodes[index]
-        if not node.need_backward or node.type == "Input":
+        gradient_is_shared = node.layer.shares_data and not node.bottoms
+        if not node.need_backward or node.type == "Input" or gradient_is_shared:
             return
         bottoms, tops = self._bottoms(node), self._tops(node)
         if isinstance(node.layer, PythonLayer):
