@@ -1,0 +1,164 @@
+"""Train a detection or segmentation net on a data set.
+
+The arguments are those of MNC's and py-faster-rcnn's tools/train_net.py; what they lack comes last. Several GPUs:
+
+    torchrun --nproc-per-node 8 -m caffe_bridge.tools.train_net --solver ... --imdb ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import pprint
+import re
+import secrets
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from caffe_bridge import config, log, mixed_precision, randomness, signals
+from caffe_bridge.cli import run
+from caffe_bridge.compiled_net import CompiledNet
+from caffe_bridge.config import cfg
+from caffe_bridge.datasets import Dataset, get_imdb
+from caffe_bridge.distributed import Workers, workers
+from caffe_bridge.errors import CaffeError
+from caffe_bridge.training import Trainer, latest_state
+from caffe_bridge.training_record import TrainingRecord
+
+LATEST = "latest"
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use; the first one by default")
+    parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="solver prototxt")
+    parser.add_argument("--iters", type=int, default=40000, metavar="N", help="updates to make (default: %(default)s)")
+    parser.add_argument("--weights", metavar="WEIGHTS", help="weights to start from; several are joined by commas")
+    parser.add_argument("--cfg", metavar="YAML", help="settings, as experiments/cfgs/*.yml")
+    parser.add_argument(
+        "--imdb", default="voc_2007_trainval", metavar="NAME", help="data sets, joined by + (default: %(default)s)"
+    )
+    parser.add_argument("--rand", action="store_true", help="do not start from the seed cfg.RNG_SEED")
+    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
+    more = parser.add_argument_group("not in the original")
+    more.add_argument("--cpu", action="store_true", help="train on the CPU (the default where there is no GPU)")
+    more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
+    more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
+    more.add_argument("--ignore-shapes", action="store_true", help="skip weights of layers that have other shapes")
+    more.add_argument(
+        "--resume", nargs="?", const=LATEST, metavar="STATE", help="go on from a solver state; by default the latest"
+    )
+    more.add_argument("--seed-passes", action="store_true", help="draw as a run on several devices does")
+    more.add_argument("--amp", choices=["bf16"], help="matrix products in bfloat16")
+    more.add_argument("--compile", action="store_true", help="compile runs of layers with torch.compile")
+    more.add_argument("--tensorboard", action="store_true", help="write TensorBoard's event files too")
+    return parser.parse_args(argv)
+
+
+def output_folder(imdb_name: str) -> Path:
+    """Where a data set's snapshots and results go: ROOT_DIR/output/EXP_DIR/NAME."""
+    return Path(cfg.ROOT_DIR, "output", cfg.EXP_DIR, re.sub(r"[^\w.+-]+", "_", imdb_name))
+
+
+def apply_settings(args: argparse.Namespace) -> None:
+    """Merge --cfg, then --set into MNC's defaults."""
+    config.use("mnc")
+    if args.cfg:
+        config.cfg_from_file(args.cfg)
+    config.cfg_from_list(args.set)
+
+
+def seed(args: argparse.Namespace, me: Workers) -> int:
+    """Start the random streams from cfg.RNG_SEED, or with --rand from one nobody knows; all processes the same."""
+    chosen = torch.tensor([secrets.randbits(31) if args.rand else cfg.RNG_SEED], device=me.device)
+    me.share([chosen])
+    np.random.seed(int(chosen))
+    randomness.seed(int(chosen))
+    return int(chosen)
+
+
+def make_trainer(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Workers) -> Trainer:
+    """The trainer the arguments describe, fed and at the iteration it starts from."""
+    chosen = seed(args, me)
+    trainer = Trainer(
+        args.solver,
+        args.weights,
+        folder=folder,
+        classes=args.classes,
+        ignore_shapes=args.ignore_shapes,
+        workers=me,
+        seed_passes=chosen if args.seed_passes or me.count > 1 else None,
+    )
+    trainer.param.max_iter = args.iters
+    count = trainer.feed(imdb)
+    if me.first:
+        print(f"{count} roidb entries")
+    if args.amp:
+        mixed_precision.use_bfloat16(trainer.net)
+    if args.compile:
+        trainer.forward = CompiledNet(trainer.net)
+    if args.resume:
+        state = latest_state(trainer.param.snapshot_prefix) if args.resume == LATEST else args.resume
+        if state is not None:
+            print(f"Going on from {state}")
+            trainer.restore(state)
+        else:
+            print(f"No snapshot {trainer.param.snapshot_prefix}_iter_*.solverstate yet: starting from the beginning")
+    return trainer
+
+
+def train(trainer: Trainer, stem: Path, tensorboard: bool) -> None:
+    """Train to the end, showing and recording how it goes."""
+    with contextlib.ExitStack() as stack:
+        if trainer.workers.first:
+            record = TrainingRecord(stem, trainer.iter, stem.parent / "tensorboard" if tensorboard else None)
+            stack.callback(record.close)
+            trainer.recorders.append(record)
+            terminal = sys.stderr.isatty()
+            bar = tqdm(total=trainer.param.max_iter, initial=trainer.iter, unit="iter", disable=not terminal)
+            stack.enter_context(bar)
+            if terminal:
+                stack.enter_context(logging_redirect_tqdm([logging.getLogger("caffe_bridge")]))
+            trainer.add_callback(lambda: None, lambda: bar.update(1))
+        trainer.requests = stack.enter_context(signals.requests())
+        trainer.solve()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0 when all iterations are done."""
+    args = parse_args(argv)
+    if args.iters < 0:
+        raise CaffeError(f"--iters {args.iters}: a number of iterations is not negative")
+    apply_settings(args)
+    with workers(args.gpu, args.cpu) as me:
+        cfg.GPU_ID = me.device.index or 0
+        if me.first:
+            log.show()
+            print(f"Called with args:\n{args}\nUsing config:")
+            pprint.pprint(dict(cfg))
+        imdb = get_imdb(args.imdb, args.data)
+        folder = output_folder(imdb.name)
+        if me.first:
+            print(f"Output will be saved to `{folder}`\nSolving...")
+        trainer = make_trainer(args, imdb, folder, me)
+        train(trainer, folder / "training", args.tensorboard)
+        me.wait()
+        finished = trainer.iter >= args.iters
+        if me.first:
+            print(f"Wrote snapshot to: {trainer.saved}")
+            print("done solving" if finished else f"stopped after {trainer.iter} of {args.iters} iterations")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
