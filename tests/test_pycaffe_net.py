@@ -335,3 +335,9 @@ def test_install_answers_import_caffe_inside_a_process():
         assert caffe.net_spec is caffe_bridge.pycaffe.net_spec and Net is caffe_bridge.pycaffe.Net
     """)
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_running_in_batches_needs_arrays(net):
+    for run in (net.forward_all, net.forward_backward_all):
+        with pytest.raises(CaffeError, match="needs"):
+            run()

@@ -57,7 +57,7 @@ class Classifier(Net):
         super().__init__(model_file, TEST, weights=pretrained_file)
         self.transformer = make_transformer(self, mean, input_scale, raw_scale, channel_swap)
         self.crop_dims = np.array(self.blobs[self.inputs[0]].shape[2:])
-        self.image_dims = self.crop_dims if image_dims is None or not len(image_dims) else image_dims
+        self.image_dims = np.array(image_dims if image_dims is not None and len(image_dims) else self.crop_dims)
 
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
         """Class probabilities, one row per image.
@@ -79,8 +79,8 @@ class Classifier(Net):
             top, left = (int(whole / 2 - part / 2) for whole, part in zip(self.image_dims, self.crop_dims))
             crops = images[:, top : top + rows, left : left + columns]
         in_ = self.inputs[0]
-        prepared = np.stack([self.transformer.preprocess(in_, crop) for crop in crops])
-        predictions = self.forward_all(**{in_: prepared})[self.outputs[0]]
+        prepared: dict[str, Any] = {in_: np.stack([self.transformer.preprocess(in_, crop) for crop in crops])}
+        predictions = self.forward_all(**prepared)[self.outputs[0]]
         if oversample:
             predictions = predictions.reshape(len(inputs), 10, -1).mean(1)
         return predictions

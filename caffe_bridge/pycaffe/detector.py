@@ -50,7 +50,7 @@ class Detector(Net):
             one dict per window: `window`, `prediction` (the row of the net's first output) and `filename`.
         """
         found: list[dict[str, Any]] = []
-        prepared = []
+        prepared: list[np.ndarray] = []
         in_ = self.inputs[0]
         for filename, windows in images_windows:
             image = io.load_image(filename)
@@ -58,7 +58,8 @@ class Detector(Net):
                 prepared.append(self.transformer.preprocess(in_, self.crop(image, window)))
                 found.append({"window": window, "filename": filename})
         if found:
-            predictions = self.forward_all(**{in_: np.stack(prepared)})[self.outputs[0]]
+            given: dict[str, Any] = {in_: np.stack(prepared)}
+            predictions = self.forward_all(**given)[self.outputs[0]]
             for detection, prediction in zip(found, predictions):
                 detection["prediction"] = prediction
         return found

@@ -32,7 +32,7 @@ class Executor:
 
     def __init__(self, net: Net):
         self.nodes = net.graph.nodes
-        self._place = net._placement
+        self._place: Any = net._placement
         self.blobs: OrderedDict[str, Blob] = OrderedDict()
         self.params: OrderedDict[str, list[Blob]] = OrderedDict()
         self.owned_params: list[ParameterBlob] = []
@@ -65,9 +65,10 @@ class Executor:
     def _make_tops(self, node: Node, net: Net) -> None:
         for i, name in enumerate(node.tops):
             if name not in self.blobs:
-                adopted = isinstance(node.layer, PythonLayer) and self._place.device.type == "cpu"
-                blob = node.layer.top_blobs[i] if adopted else Blob(device=self._place.device, dtype=self._place.dtype)
-                self.blobs[name] = blob
+                if isinstance(node.layer, PythonLayer) and self._place.device.type == "cpu":
+                    self.blobs[name] = node.layer.top_blobs[i]
+                else:
+                    self.blobs[name] = Blob(device=self._place.device, dtype=self._place.dtype)
             blob = self.blobs[name]
             if node.layer.shares_data and not node.type == "Input":
                 self._share(node, blob, net.graph.shapes[name])

@@ -199,8 +199,8 @@ def load_image(filename: str | Path, color: bool = True) -> np.ndarray:
         raise CaffeError(f"{filename}: cannot be decoded: {error.err}") from error
     if image is None:
         raise CaffeError(f"{filename}: not an image that can be decoded")
-    if image.dtype.kind in "ui":
-        image = image / np.iinfo(image.dtype).max
+    if image.dtype in (np.uint8, np.uint16):
+        image = image / (255 if image.dtype == np.uint8 else 65535)
     if image.ndim == 2:
         image = image[:, :, np.newaxis]
         return (np.tile(image, (1, 1, 3)) if color else image).astype(np.float32)
@@ -210,7 +210,7 @@ def load_image(filename: str | Path, color: bool = True) -> np.ndarray:
     return (bgr @ np.array(GRAY_FROM_BGR))[:, :, np.newaxis].astype(np.float32)
 
 
-def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:
+def resize_image(im: np.ndarray, new_dims: Iterable[int], interp_order: int = 1) -> np.ndarray:
     """Resize a (H, W, K) image to (height, width), without smoothing.
 
     One and three channels are resized as scikit-image did it in pycaffe's days: pixel centres are aligned, and what
@@ -251,7 +251,7 @@ def _interpolate(values: np.ndarray, size: int) -> np.ndarray:
     return padded[below + 1] * (1 - part) + padded[below + 2] * part
 
 
-def oversample(images: Sequence[np.ndarray], crop_dims: Sequence[int]) -> np.ndarray:
+def oversample(images: Sequence[np.ndarray] | np.ndarray, crop_dims: Iterable[int]) -> np.ndarray:
     """Ten crops of each (H, W, K) image: the corners, the centre, and the mirror images of these five.
 
     Args:

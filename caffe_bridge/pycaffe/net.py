@@ -270,6 +270,8 @@ class Net:
 
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> dict[str, np.ndarray]:
         """Forward in batches of the input blob's size, over inputs of any number of items."""
+        if not kwargs:
+            raise CaffeError(f"forward_all needs the net's inputs: {', '.join(self.inputs) or 'it has none'}")
         collected: dict[str, list[np.ndarray]] = {name: [] for name in set(self.outputs) | set(blobs or [])}
         for batch in self._batches(kwargs):
             for name, value in self.forward(blobs=blobs, **batch).items():
@@ -285,7 +287,10 @@ class Net:
         downs: dict[str, list[np.ndarray]] = {name: [] for name in set(self.inputs) | set(diffs or [])}
         forward = self._batches({k: v for k, v in kwargs.items() if k in self.inputs})
         backward = self._batches({k: v for k, v in kwargs.items() if k in self.outputs})
-        for given, gradients in zip_longest(forward, backward, fillvalue={}):
+        if not kwargs:
+            raise CaffeError("forward_backward_all needs the net's inputs or its outputs' diffs")
+        nothing: dict[str, Any] = {}
+        for given, gradients in zip_longest(forward, backward, fillvalue=nothing):
             for name, value in self.forward(blobs=blobs, **given).items():
                 outs[name].extend(value.copy())
             for name, value in self.backward(diffs=diffs, **gradients).items():
@@ -295,7 +300,7 @@ class Net:
         first, second = both
         return first, second
 
-    def _batches(self, arrays: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(self, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not arrays:
             return
         size = next(iter(self.blobs.values())).num
@@ -322,10 +327,10 @@ class Net:
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Feed a MemoryData first layer: data (N, C, H, W) and labels (N,) or (N, 1, 1, 1), both float32."""
-        layer = self._executor.nodes[0].layer
-        if not hasattr(layer, "set_input_arrays"):
+        take = getattr(self._executor.nodes[0].layer, "set_input_arrays", None)
+        if take is None:
             raise CaffeError("set_input_arrays may only be called if the first layer is a MemoryData layer")
-        layer.set_input_arrays(data, labels)
+        take(data, labels)
 
     # -- parameters --------------------------------------------------------------------------------------
 

@@ -102,7 +102,8 @@ class AdamSolver(SGDSolver):
 def get_solver(solver_file: Any, path: str = "") -> Solver:
     """The solver that a prototxt describes; `path` is where a SolverParameter was read from, to find its nets."""
     param, _ = definitions.read_solver(solver_file)
-    for cls in (SGDSolver, *SGDSolver.__subclasses__()):
+    classes: list[type[Solver]] = [SGDSolver, *SGDSolver.__subclasses__()]
+    for cls in classes:
         if cls.rule == param.type:
             return cls(solver_file, path)
     raise SolverError(f"solver type '{param.type}' is unknown; Caffe has {', '.join(optim.RULES)}")
