@@ -9,7 +9,9 @@ root/classes.txt                  class names, one a line, where they are not VO
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.io
@@ -17,6 +19,8 @@ import scipy.io
 from caffe_bridge.datasets.problems import DamagedError
 from caffe_bridge.datasets.source import FoundObject, Item, Size, Source, read_lines, read_names, with_background
 from caffe_bridge.datasets.voc import VOC_CLASSES, instances
+from caffe_bridge.errors import CaffeError
+from caffe_bridge.images import encode_image
 
 
 class SBD(Source):
@@ -84,3 +88,57 @@ def _map(struct: np.void, path: str) -> np.ndarray:
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "uif":
         raise DamagedError("bad_annotation", f"{path}: has no array Segmentation of numbers")
     return values
+
+
+def write_lists(folder: str, lists: Mapping[str, Sequence[str]], classes: Sequence[str]) -> None:
+    """Write the image lists and class names of a new data set. Raises CaffeError when that is impossible."""
+    files = {f"{name}.txt": names for name, names in lists.items()} | {"classes.txt": classes}
+    try:
+        for kind in ("img", "inst", "cls"):
+            os.makedirs(os.path.join(folder, kind), exist_ok=True)
+        for name, lines in files.items():
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise CaffeError(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+
+def write_sample(
+    folder: str, name: str, image: np.ndarray, numbers: np.ndarray, categories: Sequence[int], classes: int
+) -> None:
+    """Write one image with its instances.
+
+    Args:
+        image: uint8 [H, W, 3], blue, green, red.
+        numbers: uint8 [H, W], 0 or the number of an instance, from 1.
+        categories: the class of each instance.
+        classes: how many there are, without the background.
+
+    Raises:
+        CaffeError: the files cannot be written.
+    """
+    of_instance = np.array([0, *categories], np.uint8)
+    present = np.isin(np.arange(1, classes + 1), of_instance).astype(np.uint8)
+    structs = {
+        "inst": ("GTinst", {"Segmentation": numbers, "Categories": of_instance[1:, None]}),
+        "cls": (
+            "GTcls",
+            {"Segmentation": of_instance[numbers], "CategoriesPresent": present[:, None]},
+        ),
+    }
+    contents = {os.path.join("img", f"{name}.jpg"): encode_image(image, "jpg", name)}
+    for kind, (variable, struct) in structs.items():
+        contents[os.path.join(kind, f"{name}.mat")] = _matlab_file(variable, struct)
+    try:
+        for path, data in contents.items():
+            with open(os.path.join(folder, path), "wb") as file:
+                file.write(data)
+    except OSError as error:
+        raise CaffeError(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+
+def _matlab_file(variable: str, struct: Mapping[str, np.ndarray]) -> bytes:
+    """A MATLAB 5 file of one structure; without the time of writing, so that equal data make equal files."""
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {variable: dict(struct)}, do_compression=True)
+    return b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]
