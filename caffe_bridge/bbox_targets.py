@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ def per_class(targets: Array, labels: Array, classes: int) -> tuple[Array, Array
 
     Rows with label 0 stay zero; the others are weighted with `cfg.TRAIN.BBOX_INSIDE_WEIGHTS`.
     """
+    library: Any
     if isinstance(targets, torch.Tensor):
         library, number = torch, torch.arange(classes, device=targets.device)
         inside = targets.new_tensor(cfg.TRAIN.BBOX_INSIDE_WEIGHTS)

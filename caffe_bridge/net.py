@@ -48,6 +48,8 @@ class Net(torch.nn.Module):
         WeightsError: a weights file cannot be read or does not fit.
     """
 
+    _placement: torch.Tensor
+
     def __init__(
         self,
         prototxt: Any,

@@ -207,7 +207,8 @@ class SolverLoop(ABC, Generic[NetType]):
                     break
             for on_start, _ in self._callbacks:
                 on_start()
-            loss, outputs = 0.0, []
+            loss = 0.0
+            outputs: list[tuple[str, torch.Tensor]] = []
             for _ in range(param.iter_size):
                 part, outputs = self._forward_backward()
                 loss += part / param.iter_size

@@ -100,7 +100,7 @@ class AnchorTargetLayer(Layer):
         cascade.check_gt_boxes(gt_boxes)
         height, width, _ = cascade.image_info(im_info)
         base = torch.tensor(self.anchors, device=gt_boxes.device)
-        anchors = boxes.shifted_anchors(base, *scores.shape[2:], self.stride)
+        anchors = boxes.shifted_anchors(base, scores.shape[2], scores.shape[3], self.stride)
         near, far = anchors[:, :2] >= -self.border, anchors[:, 2:] < anchors.new_tensor([width, height]) + self.border
         inside = (near & far).all(1).nonzero()[:, 0]
         if not len(inside):

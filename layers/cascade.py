@@ -54,7 +54,7 @@ def anchors(values: dict[str, Any]) -> np.ndarray:
     Scales are multiples of 16 scaled-image pixels, ratios height / width.
     Raises LayerError for anything but lists of numbers above 0.
     """
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for key in ("scales", "ratios"):
         numbers = values.get(key)
         if numbers is None:

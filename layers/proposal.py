@@ -109,7 +109,8 @@ class ProposalLayer(Layer):
             )
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
-        return [(1, 5), (1, 1)][: len(self.param.top)]
+        shapes: list[Shape] = [(1, 5), (1, 1)]
+        return shapes[: len(self.param.top)]
 
     def forward(self, scores: torch.Tensor, deltas: torch.Tensor, im_info: torch.Tensor) -> tuple[torch.Tensor, ...]:
         self._check(scores.shape, deltas.shape)
@@ -117,7 +118,7 @@ class ProposalLayer(Layer):
         *image_size, scale = cascade.image_info(im_info)
         count = len(self.anchors)
         base = torch.tensor(self.anchors, dtype=deltas.dtype, device=deltas.device)
-        anchors = boxes.shifted_anchors(base, *scores.shape[2:], self.stride)
+        anchors = boxes.shifted_anchors(base, scores.shape[2], scores.shape[3], self.stride)
         deltas = per_anchor(deltas, 4)
         with torch.no_grad():
             decoded = boxes.decode(anchors, deltas)

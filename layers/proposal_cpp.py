@@ -69,7 +69,7 @@ class Proposal(Layer):
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         height, width, *scale = im_info.flatten().tolist()
         least = torch.tensor([scale[-1], scale[0]], dtype=deltas.dtype, device=deltas.device) * self.min_size
-        cells = boxes.shifted_anchors(self.anchors.to(deltas), *scores.shape[2:], self.stride)
+        cells = boxes.shifted_anchors(self.anchors.to(deltas), scores.shape[2], scores.shape[3], self.stride)
         proposals = boxes.clamp(boxes.decode(cells, per_anchor(deltas, 4)), (height, width))
         large = (proposals[:, 2:] - proposals[:, :2] + 1 >= least).all(1)
         score = per_anchor(scores[:, len(self.anchors) :], 1)[:, 0] * large

@@ -34,7 +34,7 @@ def draw(overlap: np.ndarray, count: float, kind: str) -> np.ndarray:
 
 
 def _listed(value: float | Sequence[float]) -> Sequence[float]:
-    return value if isinstance(value, list | tuple) else [value]
+    return [value] if isinstance(value, (int, float)) else value
 
 
 @register_python("pylayer.proposal_target_layer", "ProposalTargetLayer")
@@ -122,7 +122,10 @@ class ProposalTargetLayer(Layer):
         more: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, ...]:
         labels = cascade.assigned_labels(gt_boxes, assigned, foreground, self.classes)
-        tops = (labels, *cascade.box_targets(rois, gt_boxes[assigned, :4], labels, self.classes))
+        tops: tuple[torch.Tensor, ...] = (
+            labels,
+            *cascade.box_targets(rois, gt_boxes[assigned, :4], labels, self.classes),
+        )
         if len(self.param.top) > 5:
             tops += cascade.mask_targets(rois, labels, foreground, assigned, gt_boxes, more[0], more[1], im_info[0, 2])
         return tops

@@ -7,6 +7,7 @@ import torch
 from caffe_bridge.config import cfg
 from caffe_bridge.layers import functional as F
 from caffe_bridge.layers.base import Layer, Shape
+from caffe_bridge.layers.functional.roi_warping import Gradient
 from caffe_bridge.layers.roi_pooling import pooled_shape, read_pooled_size
 from caffe_bridge.registry import register
 
@@ -29,5 +30,5 @@ class ROIWarping(Layer):
         return [pooled_shape(bottom_shapes, self.pooled_size)]
 
     def forward(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
-        flavour = "exact" if cfg.TRAIN.EXACT_GRADIENTS else "published"
+        flavour: Gradient = "exact" if cfg.TRAIN.EXACT_GRADIENTS else "published"
         return F.roi_warping(features, rois.flatten(1), self.pooled_size, self.spatial_scale, flavour)

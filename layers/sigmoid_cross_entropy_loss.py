@@ -24,6 +24,7 @@ class SigmoidCrossEntropyLoss(Layer):
     """
 
     bottoms = (2, 3)
+    previous: torch.Tensor
     auto_tops = True
     is_loss = True
     no_gradient = (1,)

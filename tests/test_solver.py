@@ -17,7 +17,8 @@ name: "regression"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
         dummy_data_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 }
                            data_filler { type: "gaussian" } data_filler { type: "gaussian" std: 2 } } }
-layer { name: "fc1" type: "InnerProduct" bottom: "data" top: "fc1" param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
+layer { name: "fc1" type: "InnerProduct" bottom: "data" top: "fc1"
+        param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
         inner_product_param { num_output: 6 weight_filler { type: "xavier" } } }
 layer { name: "drop" type: "Dropout" bottom: "fc1" top: "fc1" dropout_param { dropout_ratio: 0.3 } }
 layer { name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2"

@@ -51,7 +51,8 @@ def _edges(
     bins = (end - start).clamp(min=0.1) / group
     index = torch.arange(group, dtype=first.dtype, device=first.device)
     edges = (index * bins + start).floor(), ((index + 1) * bins + start).ceil()
-    return tuple(edge.nan_to_num().clamp(0, size).long() for edge in edges)
+    first, last = (edge.nan_to_num().clamp(0, size).long() for edge in edges)
+    return first, last
 
 
 def _windows(rois: torch.Tensor, images: int, group: int, scale: float, height: int, width: int):

@@ -51,7 +51,8 @@ def _cells(start: torch.Tensor, end: torch.Tensor, pooled: int, size: int) -> tu
     """First and past-the-end cell of every bin (R, pooled), clipped to the map."""
     index, bins = torch.arange(pooled, dtype=start.dtype, device=start.device), _bin(start, end, pooled)
     first, last = (index * bins).floor() + start, ((index + 1) * bins).ceil() + start
-    return tuple(edge.nan_to_num().clamp(0, size).long() for edge in (first, last))
+    first, last = (edge.nan_to_num().clamp(0, size).long() for edge in (first, last))
+    return first, last
 
 
 def _fake(features, cells, pooled_h, pooled_w):
