@@ -7,6 +7,7 @@ inclusive corners; detections [n, 5] have the score last.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,22 @@ from caffe_bridge import masks as mask_arithmetic
 from caffe_bridge.boxes import overlaps
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import CaffeError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is found of a class as the score falls.
+
+    Attributes:
+        recall, precision: float64 [n], of the n best detections that count.
+        ap: average precision, 0 where there is nothing to find.
+        instances: how many there are to find.
+    """
+
+    recall: np.ndarray
+    precision: np.ndarray
+    ap: float
+    instances: int
 
 
 def voc_ap(recall: np.ndarray, precision: np.ndarray, use_07_metric: bool = False) -> float:
@@ -45,6 +62,17 @@ def box_ap(
 
     The original passes detections through a text file with three decimals; round them to get its numbers.
     """
+    return box_curve(detections, boxes, difficult, threshold, use_07_metric).ap
+
+
+def box_curve(
+    detections: Sequence[np.ndarray],
+    boxes: Sequence[np.ndarray],
+    difficult: Sequence[np.ndarray],
+    threshold: float = 0.5,
+    use_07_metric: bool = False,
+) -> Curve:
+    """The curve behind `box_ap`, which takes the same."""
     _check_lengths(detections=detections, boxes=boxes, difficult=difficult)
     outcomes = _Outcomes(detections)
     missing = 0
@@ -53,7 +81,7 @@ def box_ap(
         missing += int((~skip).sum())
         overlap = overlaps(outcomes.detections[image, :4], truth)
         outcomes.match(image, overlap, overlap > threshold, skip)
-    return outcomes.average_precision(missing, use_07_metric)
+    return outcomes.curve(missing, use_07_metric)
 
 
 def mask_ap(
@@ -70,12 +98,26 @@ def mask_ap(
     overlaps most, by at least `threshold`, is still free, otherwise false. Equal scores keep their order (MNC's
     voc_eval_sds).
     """
+    return mask_curves(detections, masks, boxes, gt_masks, [threshold])[0].ap
+
+
+def mask_curves(
+    detections: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    boxes: Sequence[np.ndarray],
+    gt_masks: Sequence[Sequence[np.ndarray]],
+    thresholds: Sequence[float],
+) -> list[Curve]:
+    """The curves behind `mask_ap`, which takes the same, one for each threshold."""
     _check_lengths(detections=detections, masks=masks, boxes=boxes, gt_masks=gt_masks)
-    outcomes = _Outcomes(detections)
-    for image, found, truth_boxes, truth in zip(outcomes.images, masks, boxes, gt_masks):
-        overlap = _mask_overlaps(outcomes.detections[image], found, np.asarray(truth_boxes).reshape(-1, 4), truth)
-        outcomes.match(image, overlap, overlap >= threshold, np.zeros(len(truth), bool))
-    return outcomes.average_precision(sum(len(truth) for truth in gt_masks), use_07_metric=True)
+    judged = [_Outcomes(detections) for _ in thresholds]
+    rows = _Outcomes(detections)
+    for image, found, truth_boxes, truth in zip(rows.images, masks, boxes, gt_masks):
+        overlap = mask_overlaps(rows.detections[image], found, np.asarray(truth_boxes).reshape(-1, 4), truth)
+        for outcomes, threshold in zip(judged, thresholds):
+            outcomes.match(image, overlap, overlap >= threshold, np.zeros(len(truth), bool))
+    instances = sum(len(truth) for truth in gt_masks)
+    return [outcomes.curve(instances, use_07_metric=True) for outcomes in judged]
 
 
 def _check_lengths(**lists: Sequence) -> None:
@@ -84,10 +126,10 @@ def _check_lengths(**lists: Sequence) -> None:
         raise CaffeError(f"every list has one entry per image: {counts}")
 
 
-def _mask_overlaps(
+def mask_overlaps(
     detections: np.ndarray, masks: np.ndarray, gt_boxes: np.ndarray, gt_masks: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Mask overlap of every detection with every ground truth of one image [n, g]."""
+    """Mask overlap of every detection with every ground truth of one image [n, g]; arguments as `mask_ap`'s of it."""
     if len(masks) != len(detections) or len(gt_boxes) != len(gt_masks):
         raise CaffeError(
             f"an image has {len(detections)} detections with {len(masks)} masks "
@@ -140,10 +182,10 @@ class _Outcomes:
                 outcome[image.start + row] = True
                 free[best] = False
 
-    def average_precision(self, instances: int, use_07_metric: bool) -> float:
-        """Of the detections judged, when there are `instances` to find; 0 when there are none."""
-        if not instances:
-            return 0.0
+    def curve(self, instances: int, use_07_metric: bool) -> Curve:
+        """Of the detections judged, when there are `instances` to find."""
         order = np.argsort(-self.detections[:, 4], kind="stable")
+        order = order[(self.true | self.false)[order]]
         true, false = self.true[order].cumsum(), self.false[order].cumsum()
-        return voc_ap(true / instances, true / np.maximum(true + false, np.finfo(np.float64).eps), use_07_metric)
+        recall, precision = true / max(instances, 1), true / np.maximum(true + false, 1)
+        return Curve(recall, precision, voc_ap(recall, precision, use_07_metric) if instances else 0.0, instances)
