@@ -213,18 +213,17 @@ class MNCDataLayer(Layer):
         if entry["flipped"]:
             image = image[:, ::-1]
         scaled, scale = scale_image(image, draw.target_size, cfg.TRAIN.MAX_SIZE)
-        objects = np.flatnonzero(entry["gt_classes"])
-        boxes = np.concatenate(
-            [entry["boxes"][objects].astype(np.float64) * scale, entry["gt_classes"][objects, None]], axis=1
-        )
+        classes = np.asarray(entry["gt_classes"])
+        objects = np.flatnonzero(classes)
+        boxes = np.asarray(entry["boxes"], np.float64)[objects] * scale
         tops = [
             np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]),
             np.array([[*scaled.shape[:2], scale]], np.float32),
-            boxes.astype(np.float32),
+            np.concatenate([boxes, classes[objects, None]], axis=1).astype(np.float32),
         ]
         if self._with_masks:
             masks = self._maskdb[draw.entry]["gt_masks"]
-            tops += _padded([masks[i] for i in objects])
+            tops += _padded([np.asarray(masks[i]) for i in objects])
         return tuple(torch.from_numpy(top) for top in tops)
 
     def stream_state(self) -> dict[str, Any]:

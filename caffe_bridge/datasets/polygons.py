@@ -9,7 +9,7 @@ import numpy as np
 from caffe_bridge.errors import CaffeError
 
 _SCALE = 5  # steps per pixel along an edge
-_MAX_STEPS = 1 << 24
+_MAX_STEPS = 1 << 21
 
 
 def fill(polygon: Sequence[float], height: int, width: int) -> np.ndarray:
