@@ -1,0 +1,186 @@
+"""Test a detection or segmentation net on a data set.
+
+The arguments are those of MNC's tools/test_net.py; what it lacks comes last. An interrupted test goes on when it is
+started again. Results are in ROOT_DIR/output/EXP_DIR/DATA SET/NET. On several devices:
+
+    torchrun --nproc-per-node 8 -m caffe_bridge.tools.test_net --def ... --net ... --imdb ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pprint
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from caffe_bridge import definition, log, mixed_precision, result_files
+from caffe_bridge.class_count import class_count, with_classes
+from caffe_bridge.cli import run
+from caffe_bridge.config import cfg
+from caffe_bridge.datasets import Dataset, get_imdb
+from caffe_bridge.distributed import Workers, workers
+from caffe_bridge.errors import CaffeError
+from caffe_bridge.found import Found, FoundStore
+from caffe_bridge.net import Net
+from caffe_bridge.testing import evaluate, limit_scores, look_at_images
+from caffe_bridge.tools.train_net import apply_settings, output_folder
+
+TASKS = ("seg", "det", "vis_seg")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use; the first one by default")
+    parser.add_argument("--def", dest="prototxt", required=True, metavar="PROTOTXT", help="test net")
+    parser.add_argument("--net", dest="weights", required=True, metavar="WEIGHTS", help="its weights")
+    parser.add_argument("--cfg", metavar="YAML", help="settings, as experiments/cfgs/*.yml")
+    parser.add_argument(
+        "--imdb", default="voc_2007_test", metavar="NAME", help="data sets, joined by + (default: %(default)s)"
+    )
+    parser.add_argument("--wait", nargs="?", const="yes", metavar="YES", help="wait until the weights are there")
+    parser.add_argument("--comp", action="store_true", help="has no effect, as in the original: all files are kept")
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="seg",
+        help="masks, boxes, or pictures of masks (default: %(default)s)",
+    )
+    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
+    more = parser.add_argument_group("not in the original")
+    more.add_argument("--cpu", action="store_true", help="test on the CPU (the default where there is no GPU)")
+    more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
+    more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
+    more.add_argument("--metric", choices=["07", "area"], help="average precision of boxes; by the data set's year")
+    more.add_argument("--coco", action="store_true", help="COCO's figures too, and the ground truth in its format")
+    more.add_argument("--amp", choices=["bf16"], help="matrix products in bfloat16")
+    more.add_argument("--again", action="store_true", help="do not use what an earlier test of this net found")
+    return parser.parse_args(argv)
+
+
+def read_net(args: argparse.Namespace, imdb: Dataset, me: Workers) -> Net:
+    """The net to test, with its weights."""
+    read = definition.read_net(args.prototxt, "TEST")
+    if args.classes is not None:
+        read = with_classes(read, args.classes)
+    if class_count(read) != imdb.num_classes:
+        raise CaffeError(
+            f"{imdb.name} has {imdb.num_classes} classes, {args.prototxt} {class_count(read)} (background included): "
+            f"make the net for them with --classes {imdb.num_classes}"
+        )
+    net = Net(read, args.weights).to(me.device)
+    if args.amp:
+        mixed_precision.use_bfloat16(net)
+    return net
+
+
+def results_key(args: argparse.Namespace, net: Net, imdb: Dataset, task: str) -> dict[str, Any]:
+    """What the results of an image depend on."""
+    status = Path(args.weights).stat()
+    used = {name: value for name, value in cfg.items() if name not in ("TRAIN", "ROOT_DIR", "DATA_DIR", "GPU_ID")}
+    text = net.definition.param.SerializeToString(deterministic=True)
+    names = hashlib.sha256("\n".join([*imdb.classes, *imdb.image_paths]).encode())
+    return {
+        "task": task,
+        "weights": [str(Path(args.weights).resolve()), status.st_size, status.st_mtime_ns],
+        "net": hashlib.sha256(text).hexdigest(),
+        "images": names.hexdigest(),
+        "settings": json.loads(json.dumps(used, default=lambda value: value.tolist())),
+        "max_size": cfg.TRAIN.MAX_SIZE,
+        "amp": args.amp,
+    }
+
+
+def find(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Workers) -> list[Found]:
+    """What the net finds in all images; empty in processes other than the first."""
+    net = read_net(args, imdb, me)
+    task = "det" if args.task == "det" else "seg"
+    store = FoundStore(folder / f"found_{task}", results_key(args, net, imdb, task))
+    if me.first:
+        store.open(afresh=args.again)
+    me.wait()
+    mine = tqdm(range(me.rank, imdb.num_images, me.count), unit="image", disable=None if me.first else True)
+    look_at_images(net, imdb, task, store, mine)
+    me.wait()
+    if not me.first:
+        return []
+    found = []
+    for i in range(imdb.num_images):
+        one = store.load(i)
+        if one is None:
+            (store.folder / f"{i:07d}.npz").unlink(missing_ok=True)
+            look_at_images(net, imdb, task, store, [i])
+            one = store.load(i)
+        if one is None:
+            raise CaffeError(f"{store.folder}: the results of image {i} cannot be kept there")
+        found.append(one)
+    return limit_scores(found)
+
+
+def report(args: argparse.Namespace, imdb: Dataset, found: list[Found], folder: Path) -> None:
+    """Write and print how good the results are."""
+    metric = None if args.metric is None else args.metric == "07"
+    judged = evaluate(imdb, found, args.task, metric)
+    entries = result_files.coco_results(imdb, found)
+    kinds = ["segm", "bbox"] if args.task == "seg" else ["bbox"]
+    (folder / f"{kinds[0]}.json").write_text(json.dumps(entries), encoding="utf-8")
+    result_files.write_voc(folder, imdb, found)
+    if args.coco:
+        (folder / "ground_truth.json").write_text(json.dumps(result_files.coco_truth(imdb)), encoding="utf-8")
+        for kind in kinds:
+            judged.coco[kind] = result_files.coco_figures(imdb, entries, kind)
+    result_files.write_report(folder, judged)
+    result_files.write_page(folder / "best_and_worst.png", imdb, found)
+    print(judged.table())
+    for kind, figures in judged.coco.items():
+        print(f"COCO {kind}: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in figures.items()))
+
+
+def wait_for(path: Path) -> None:
+    """Return when the file exists."""
+    while not path.exists():
+        print(f"Waiting for {path} to exist...", flush=True)
+        time.sleep(10)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0 when the test is done."""
+    args = parse_args(argv)
+    apply_settings(args)
+    weights = Path(args.weights)
+    if args.wait and args.wait.lower() not in ("no", "false", "0", ""):
+        wait_for(weights)
+    if not weights.is_file():
+        raise CaffeError(f"--net {weights}: there is no such file; --wait waits for it")
+    with workers(args.gpu, args.cpu) as me:
+        cfg.GPU_ID = me.device.index or 0
+        if me.first:
+            log.show()
+            print(f"Called with args:\n{args}\nUsing config:")
+            pprint.pprint(dict(cfg))
+        imdb = get_imdb(args.imdb, args.data)
+        name = weights.name.removesuffix(".h5").removesuffix(".caffemodel")
+        folder = output_folder(imdb.name) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        found = find(args, imdb, folder, me)
+        if me.first:
+            if args.task == "vis_seg":
+                result_files.write_pictures(folder, imdb, found)
+            else:
+                report(args, imdb, found, folder)
+            print(f"Results are in {folder}")
+        me.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
