@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -182,6 +184,32 @@ def test_a_folder_of_masks(tmp_path):
         (tmp_path / "masks" / "a").mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "masks" / "a" / name), (instances() == number).astype(np.uint8) * 255)
     check_objects(get_imdb(f"masks:{tmp_path}:val").annotation(0))
+
+
+def documented(language, name):
+    """The block of a language that holds `name` in docs/datasets.md."""
+    page = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text()
+    return next(block for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) if name in block)
+
+
+def test_the_documented_json_is_a_data_set(tmp_path):
+    text(tmp_path / "train.json", documented("json", "categories"))
+    picture(tmp_path / "images" / "garden.jpg", (480, 640))
+    dataset = get_imdb(f"coco:{tmp_path / 'train.json'}:{tmp_path / 'images'}")
+    assert dataset.classes[1:] == ("cat", "dog") and not dataset.problems
+    assert dataset.annotation(0).boxes.tolist() == [[100, 120, 219, 299], [200, 300, 201, 349]]
+    assert [int(mask.sum()) for mask in dataset.annotation(0).masks] == [120 * 180, 100]
+
+
+def test_the_documented_source_is_a_data_set(tmp_path):
+    cfg.DATA_DIR = str(tmp_path)
+    for name in ("t1", "t2"):
+        picture(tmp_path / "tiles" / f"{name}.png")
+        np.save(tmp_path / "tiles" / f"{name}.npy", np.array([0, 1007, 2001])[instances()])
+    exec(documented("python", "register("), {"np": np})
+    dataset = get_imdb("tiles")
+    assert dataset.num_images == 2
+    check_objects(dataset.annotation(1))
 
 
 def polygon_by_parity(polygon, height, width):

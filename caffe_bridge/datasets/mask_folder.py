@@ -64,6 +64,7 @@ class MaskFolder(Source):
 
 def _read_mask(path: str) -> np.ndarray:
     try:
-        return decode_image(read_bytes(path), path, color=None)[:, :, :3].any(2)
+        pixels = decode_image(read_bytes(path), path, color=None)
     except LayerError as error:
         raise DamagedError("bad_annotation", str(error)) from error
+    return (pixels[:, :, :3] != 0).any(axis=2)

@@ -45,7 +45,8 @@ def _outline(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise CaffeError(f"a polygon has an outline of {steps.sum() // _SCALE} pixels")
     edge = np.repeat(np.arange(len(points)), steps + 1)
     step = np.arange(len(edge)) - np.repeat(np.cumsum(steps + 1) - (steps + 1), steps + 1)
-    return tuple(_along(points[edge], ends[edge], steps[edge], step, axis) for axis in (0, 1))  # type: ignore[return-value]
+    walk = points[edge], ends[edge], steps[edge], step
+    return _along(*walk, axis=0), _along(*walk, axis=1)
 
 
 def _along(begin: np.ndarray, end: np.ndarray, steps: np.ndarray, step: np.ndarray, axis: int) -> np.ndarray:
@@ -61,4 +62,4 @@ def _along(begin: np.ndarray, end: np.ndarray, steps: np.ndarray, step: np.ndarr
     position = np.where(back, steps - step, step)
     is_long = flat == (axis == 0)
     slope = np.where(back, -1, 1) * delta[:, axis] / np.maximum(steps, 1)
-    return first + np.where(is_long, position, np.trunc(first + slope * position + 0.5).astype(np.int64) - first)
+    return np.where(is_long, first + position, np.trunc(first + slope * position + 0.5).astype(np.int64))

@@ -94,9 +94,9 @@ def _register_known() -> None:
         register(f"shapes_{part}", "shapes", partial(SBD, image_set=part))
     for year in ("2007", "2012"):
         for part in ("train", "val", "trainval", "test"):
-            folder, which = f"VOCdevkit{year}", {"year": year, "image_set": part}
-            register(f"voc_{year}_{part}", folder, partial(VOCDetection, **which))
-            register(f"voc_{year}_segmentation_{part}", folder, partial(VOCSegmentation, **which))
+            folder = f"VOCdevkit{year}"
+            register(f"voc_{year}_{part}", folder, partial(VOCDetection, year=year, image_set=part))
+            register(f"voc_{year}_segmentation_{part}", folder, partial(VOCSegmentation, year=year, image_set=part))
     for year, parts in _COCO_SETS.items():
         for part in parts:
             register(f"coco_{year}_{part}", "coco", partial(_coco, year=year, part=part))
