@@ -83,7 +83,8 @@ class AnnotatedData(Layer):
 
     @eager
     def forward(self) -> tuple[torch.Tensor, ...]:
-        images, rows, labels = [], [], []
+        images: list[np.ndarray] = []
+        rows, labels = [], []
         for number in range(self.batch_size):
             item = self._item(self.records.read())
             try:

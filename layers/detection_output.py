@@ -107,13 +107,13 @@ class DetectionOutput(Layer):
         kept = suppress(boxes, valid, self.nms_threshold, self.eta)
         group, place = kept.nonzero(as_tuple=True)
         image, label, score = image[group], label[group], by_class[group, index[group, place]]
-        rows = (image, label, score, boxes[group, place])
+        box = boxes[group, place]
         if self.keep_top_k > -1:
             order = ranks.by_group(image, score)
             best = torch.zeros_like(image, dtype=torch.bool)
             best[order] = ranks.places(image[order]) < self.keep_top_k
-            rows = tuple(values[best] for values in rows)
-        return detections(*rows, batch)
+            image, label, score, box = image[best], label[best], score[best], box[best]
+        return detections(image, label, score, box, batch)
 
 
 def check_predictions(bottom_shapes: list[Shape], locations: int, classes: int) -> None:

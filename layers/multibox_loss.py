@@ -257,7 +257,8 @@ class MultiBoxLoss(Layer):
         selected = torch.zeros_like(eligible).scatter(1, order, chosen)
         if hard:
             matches = matches.select(selected[matches.image, matches.prior])
-        return matches, (selected & (index == -1)).nonzero(as_tuple=True)
+        image, prior = (selected & (index == -1)).nonzero(as_tuple=True)
+        return matches, (image, prior)
 
     def _suppress(self, boxes: torch.Tensor, order: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Candidates in order that survive suppression; an absent top_k is 0 and leaves none, as in the original."""

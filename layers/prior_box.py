@@ -74,21 +74,21 @@ class PriorBox(Layer):
     def forward(self, features: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         cells = features.shape[2:]
         image_size = self.image_size or image.shape[2:]
-        place = {"device": features.device}
+        device = features.device
         centres = []
         for count, length, step in zip(cells, image_size, self.step or (None, None)):
             # Caffe keeps centres and steps in single precision, and sums in double.
             apart = np.float32(length) / np.float32(count) if step is None else np.float32(step)
-            centres.append((torch.arange(count, dtype=torch.float32, **place) + self.offset) * float(apart))
+            centres.append((torch.arange(count, dtype=torch.float32, device=device) + self.offset) * float(apart))
         y, x = (axis.double() for axis in torch.meshgrid(*centres, indexing="ij"))
-        half = torch.tensor(self.sizes, dtype=torch.float32, **place).double() / 2
+        half = torch.tensor(self.sizes, dtype=torch.float32, device=device).double() / 2
         centre = torch.stack([x, y], -1)[:, :, None]
         boxes = torch.cat([centre - half, centre + half], -1)
-        boxes = boxes / torch.tensor([*image_size[::-1]] * 2, dtype=torch.float64, **place)
+        boxes = boxes / torch.tensor([*image_size[::-1]] * 2, dtype=torch.float64, device=device)
         boxes = boxes.to(features.dtype).reshape(-1, 4)
         if self.clip:
             boxes = boxes.clamp(0, 1)
-        variances = torch.tensor(self.variances, dtype=features.dtype, **place).expand(boxes.shape)
+        variances = torch.tensor(self.variances, dtype=features.dtype, device=device).expand(boxes.shape)
         return torch.stack([boxes.flatten(), variances.flatten()])[None]
 
 

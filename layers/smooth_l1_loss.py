@@ -65,12 +65,16 @@ class SmoothL1Loss(Layer):
         images, _, height, width = (*bottom_shapes[0], 1, 1)[:4]
         return [(), (images, 1, height, width)][: len(self.param.top)]
 
-    def forward(self, *bottoms: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def forward(
+        self, prediction: torch.Tensor, target: torch.Tensor, *weights: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         if not self.normalized:
-            return F.smooth_l1_loss(*bottoms, sigma=self.sigma)
-        prediction, *others = bottoms
-        target, *weights = (other.view_as(prediction) for other in others)
-        difference = _PublishedGradient.apply(prediction, target, *weights) if weights else prediction - target
+            inside, outside = weights or (None, None)
+            return F.smooth_l1_loss(prediction, target, inside, outside, sigma=self.sigma)
+        target = target.view_as(prediction)
+        difference = prediction - target
+        if weights:
+            difference = _PublishedGradient.apply(prediction, target, weights[0].view_as(prediction))
         errors = torch.nn.functional.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none")
         images, _, height, width = (*prediction.shape, 1, 1)[:4]
         positions = images * height * width

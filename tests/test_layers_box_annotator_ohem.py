@@ -11,18 +11,23 @@ def test_recorded(name):
     check_case(name)
 
 
+def annotate_by_loops(rois, loss, labels, weights, keep, ignored):
+    left = dict.fromkeys(rois[:, 0], keep)
+    kept_labels, kept_weights = np.full(len(rois), ignored), np.zeros_like(weights)
+    for i in sorted(range(len(rois)), key=lambda i: -loss[i, 0]):
+        if left[rois[i, 0]]:
+            left[rois[i, 0]] -= 1
+            kept_labels[i], kept_weights[i] = labels[i, 0], weights[i]
+    return kept_labels, kept_weights
+
+
 @pytest.mark.parametrize("trailing", [(), (1, 1)])
 @pytest.mark.parametrize("keep", [1, 3, 50])
 def test_by_loops(keep, trailing):
     rng = np.random.default_rng(0)
     rois = np.concatenate([rng.integers(0, 4, (20, 1)), rng.random((20, 4))], 1)
     loss, labels, weights = rng.random((20, 1)).round(1), rng.integers(0, 5, (20, 1)), rng.random((20, 8))
-    left = dict.fromkeys(range(4), keep)
-    wanted_labels, wanted_weights = np.full(20, 255.0), np.zeros((20, 8))
-    for i in sorted(range(20), key=lambda i: -loss[i, 0]):
-        if left[rois[i, 0]]:
-            left[rois[i, 0]] -= 1
-            wanted_labels[i], wanted_weights[i] = labels[i, 0], weights[i]
+    wanted_labels, wanted_weights = annotate_by_loops(rois, loss, labels, weights, keep, 255.0)
     bottoms = [torch.from_numpy(values).view(*values.shape, *trailing) for values in (rois, loss, labels, weights)]
     fields = f"roi_per_img: {keep} ignore_label: 255"
     layer = make_layer(

@@ -43,6 +43,10 @@ def layer_for(options, nms, bottoms):
     return make_layer(text, *(bottom.shape for bottom in bottoms))
 
 
+def rows_by_loops(bottoms, options, nms):
+    return ssd_by_loops.detection_output(*bottoms, ssd_by_loops.options(options, **nms))
+
+
 @pytest.mark.parametrize("name", cases("DetectionOutput", folder="forks"))
 def test_recorded(name):
     check_top(name)
@@ -70,8 +74,7 @@ def test_by_loops(options, nms, twin):
             top = layer(*map(torch.from_numpy, bottoms))
     else:
         top = layer(*map(torch.from_numpy, bottoms))
-    wanted = ssd_by_loops.detection_output(*bottoms, ssd_by_loops.options(options, **nms))
-    np.testing.assert_allclose(top[0, 0].numpy(), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(top[0, 0].numpy(), rows_by_loops(bottoms, options, nms), rtol=1e-4, atol=1e-4)
 
 
 def test_boxes_without_an_area_do_not_suppress():
@@ -91,9 +94,9 @@ def test_very_small_boxes(dtype):
     scores = torch.tensor([[0.1, 0.9, 0.1, 0.8, 0.1, 0.7, 0.1, 0.6]], dtype=dtype)
     options = {**DEFAULTS, "num_classes": 2, "code_type": "CORNER"}
     codes = torch.zeros(1, 16, dtype=dtype)
-    top = layer_for(options, {**NMS, "nms_threshold": 0.3}, (codes, scores, prior))(codes, scores, prior)
-    settings = ssd_by_loops.options(options, **{**NMS, "nms_threshold": 0.3})
-    rows = ssd_by_loops.detection_output(codes.numpy(), scores.numpy(), prior.numpy(), settings)
+    bottoms, nms = (codes, scores, prior), {**NMS, "nms_threshold": 0.3}
+    top = layer_for(options, nms, bottoms)(*bottoms)
+    rows = rows_by_loops([bottom.numpy() for bottom in bottoms], options, nms)
     assert top[0, 0, :, 2].tolist() == pytest.approx(rows[:, 2].tolist())
 
 

@@ -11,6 +11,18 @@ def test_recorded(name):
     check_case(name)
 
 
+def resize_by_loops(images, size):
+    out = np.zeros((*images.shape[:2], *size))
+    for i, j in np.ndindex(*size):
+        y, dy = place(i, images.shape[2], size[0])
+        z, dz = place(j, images.shape[3], size[1])
+        y1, z1 = min(y + 1, images.shape[2] - 1), min(z + 1, images.shape[3] - 1)
+        top = images[:, :, y, z] * (1 - dz) + images[:, :, y, z1] * dz
+        bottom = images[:, :, y1, z] * (1 - dz) + images[:, :, y1, z1] * dz
+        out[:, :, i, j] = top * (1 - dy) + bottom * dy
+    return out
+
+
 @pytest.mark.parametrize(
     ("fields", "size"),
     [
@@ -30,15 +42,9 @@ def test_sizes_and_values(fields, size):
     x = torch.rand(2, 3, 8, 6, dtype=torch.float64, requires_grad=True)
     begin, end = layer.begin, layer.end
     inner = x.detach().numpy()[:, :, begin : 8 - end, begin : 6 - end]
-    wanted = np.zeros((2, 3, *size))
-    for i, j in np.ndindex(*size):
-        y, dy = place(i, inner.shape[2], size[0])
-        z, dz = place(j, inner.shape[3], size[1])
-        y1, z1 = min(y + 1, inner.shape[2] - 1), min(z + 1, inner.shape[3] - 1)
-        top = inner[:, :, y, z] * (1 - dz) + inner[:, :, y, z1] * dz
-        bottom = inner[:, :, y1, z] * (1 - dz) + inner[:, :, y1, z1] * dz
-        wanted[:, :, i, j] = top * (1 - dy) + bottom * dy
+    wanted = resize_by_loops(inner, size)
     np.testing.assert_allclose(layer(x).detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(layer, x[:1, :1].detach().requires_grad_())
     layer(x[:1, :1]).sum().backward()
     assert x.grad.sum().item() == pytest.approx(size[0] * size[1])
 

@@ -62,6 +62,11 @@ def run(layer, bottoms):
     return loss.item(), *(np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in (codes, scores))
 
 
+def loss_by_loops(bottoms, options, normalization="VALID", nms_threshold=None, top_k=0):
+    settings = {"normalization": normalization, "nms_threshold": nms_threshold, "top_k": top_k}
+    return ssd_by_loops.multibox_loss(*bottoms, ssd_by_loops.options(options, **settings))
+
+
 @pytest.mark.parametrize("name", cases("MultiBoxLoss", folder="forks"))
 def test_recorded(name):
     check_case(name)
@@ -87,8 +92,7 @@ def test_by_loops(options, normalization):
     bottoms = random_bottoms(5, 3, 20, options["num_classes"], options["share_location"])
     bottoms = (*bottoms, random_truth(6, 3, options["num_classes"], options["background_label_id"]))
     got = run(layer_for(options, bottoms, normalization=normalization), bottoms)
-    settings = ssd_by_loops.options(options, normalization=normalization, nms_threshold=None, top_k=0)
-    for mine, wanted in zip(got, ssd_by_loops.multibox_loss(*bottoms, settings)):
+    for mine, wanted in zip(got, loss_by_loops(bottoms, options, normalization)):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -107,8 +111,7 @@ def test_suppression_among_the_mined(mining, use_prior, nms, threshold, top_k):
     options = {**DEFAULTS, "mining_type": mining, "use_prior_for_nms": use_prior}
     bottoms = (*random_bottoms(7, 3, 30, 4, True), random_truth(8, 3, 4, 0))
     got = run(layer_for(options, bottoms, nms=f"nms_param {{ {nms} }}"), bottoms)
-    settings = ssd_by_loops.options(options, normalization="VALID", nms_threshold=threshold, top_k=top_k)
-    for mine, wanted in zip(got, ssd_by_loops.multibox_loss(*bottoms, settings)):
+    for mine, wanted in zip(got, loss_by_loops(bottoms, options, nms_threshold=threshold, top_k=top_k)):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
 
 

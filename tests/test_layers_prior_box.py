@@ -27,18 +27,27 @@ def test_ssd300_has_8732_boxes():
     assert total == 8732
 
 
-def test_boxes_by_loops():
+def boxes_by_loops(height, width, step, image, sizes, ratios):
+    """Of every cell the boxes for (min, max) sizes, which are whole pixels here."""
+    boxes = np.zeros((height, width, len(sizes) * (2 + len(ratios)), 4))
+    for h, w in np.ndindex(height, width):
+        x, y = (w + 0.5) * step[1], (h + 0.5) * step[0]
+        sides = []
+        for low, high in sizes:
+            mean = math.sqrt(low * high)
+            sides += [(low, low), (mean, mean)]
+            sides += [(low * math.sqrt(r), low / math.sqrt(r)) for r in ratios]
+        for k, (a, b) in enumerate(sides):
+            pixels = (x - a / 2, y - b / 2, x + a / 2, y + b / 2)
+            boxes[h, w, k] = np.array(pixels) / [image[1], image[0], image[1], image[0]]
+    return boxes
+
+
+def test_boxes_of_truncated_sizes():
     layer = layer_for("min_size: 10.9 min_size: 20 max_size: 15.9 max_size: 33 aspect_ratio: 2 step_h: 7 step_w: 9")
     boxes = layer(torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 60, 80))[0, 0].view(3, 4, 8, 4)
-    for h, w in np.ndindex(3, 4):
-        x, y = (w + 0.5) * 9, (h + 0.5) * 7
-        sizes = []
-        for low, high in ((10, 15), (20, 33)):
-            mean = math.sqrt(low * high)
-            sizes += [(low, low), (mean, mean)]
-            sizes += [(low * math.sqrt(r), low / math.sqrt(r)) for r in (2, 0.5)]
-        wanted = [((x - a / 2) / 80, (y - b / 2) / 60, (x + a / 2) / 80, (y + b / 2) / 60) for a, b in sizes]
-        np.testing.assert_allclose(boxes[h, w].numpy(), wanted, rtol=1e-5, atol=1e-6)
+    wanted = boxes_by_loops(3, 4, (7, 9), (60, 80), [(10, 15), (20, 33)], (2, 0.5))
+    np.testing.assert_allclose(boxes.numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def half_up(x):
     return np.floor(x + 0.5)
 
 
-def propose(scores, deltas, info, before, after, threshold):
+def propose_by_loops(scores, deltas, info, before, after, threshold):
     """Rows (score, box) of one image, box by box."""
     anchors = []
     for ratio in (0.5, 1.3):
@@ -57,7 +57,7 @@ def test_by_loops(info, before, after, threshold):
     text = f'type: "Proposal" top: "rois" top: "scores" proposal_param {{ {fields} }}'
     layer = make_layer(text, (1, 8, 5, 7), (1, 16, 5, 7), (1, len(info)))
     rois, kept = layer(torch.from_numpy(scores), torch.from_numpy(deltas), torch.tensor([info], dtype=torch.float64))
-    wanted = propose(scores, deltas, info, before, after, float(np.float32(threshold)))
+    wanted = propose_by_loops(scores, deltas, info, before, after, float(np.float32(threshold)))
     np.testing.assert_allclose(kept.numpy(), [score for score, _ in wanted])
     np.testing.assert_allclose(rois[:, 1:].numpy(), [box for _, box in wanted], rtol=1e-6, atol=1e-6)
     assert not rois[:, 0].any()

@@ -15,14 +15,18 @@ def unpool(fields, shape=(1, 2, 3, 4)):
     return make_layer(f'type: "Upsample" upsample_param {{ {fields} }}', shape, shape)
 
 
+def unpool_by_loops(values, places, count):
+    out = np.zeros((len(values), count), np.float32)
+    for n, k in np.ndindex(*values.shape):
+        out[n, places[n, k]] = values[n, k]
+    return out
+
+
 def test_the_last_of_several_values_counts_and_all_read_its_gradient():
     layer = unpool("upsample_h: 2 upsample_w: 3", (2, 1, 2, 2))
     x = torch.arange(8.0).view(2, 1, 2, 2).requires_grad_()
     mask = torch.tensor([1.0, 4, 1, 4, 0, 0, 0, 5]).view(2, 1, 2, 2)
-    wanted = np.zeros((2, 6), np.float32)
-    for n, (values, places) in enumerate(zip(x.detach().view(2, 4), mask.view(2, 4).int())):
-        for value, place in zip(values, places):
-            wanted[n, place] = value
+    wanted = unpool_by_loops(x.detach().view(2, 4).numpy(), mask.view(2, 4).int().numpy(), 6)
     top = layer(x, mask)
     np.testing.assert_array_equal(top.detach().flatten(1).numpy(), wanted)
     grad = torch.rand(top.shape)

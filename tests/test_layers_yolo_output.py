@@ -37,7 +37,7 @@ def decoded(blob, anchors):
         yield (*box, *size), sigmoid(v[4]), v[5:]
 
 
-def rows_of(found, threshold):
+def rows_by_loops(found, threshold):
     found = sorted(found, key=lambda row: -row[0])
     kept = []
     for score, label, box in found:
@@ -64,7 +64,7 @@ def test_yolo_v2_by_loops(sides):
             if seen * prob.max() >= 0.25:
                 found.append((seen * prob.max(), int(prob.argmax()), box))
     top = layer(*map(torch.from_numpy, bottoms))[0, 0].numpy()
-    np.testing.assert_allclose(top, rows_of(found, 0.4), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(top, rows_by_loops(found, 0.4), rtol=1e-4, atol=1e-5)
 
 
 def test_yolo_v3_by_loops():
@@ -85,7 +85,7 @@ def test_yolo_v3_by_loops():
         for box, seen, classes in decoded(bottom, anchors):
             found += [(s, k, box) for k, s in enumerate(seen * sigmoid(classes)) if s > 0.4]
     top = layer(*map(torch.from_numpy, bottoms))[0, 0].numpy()
-    np.testing.assert_allclose(top, rows_of(found, 0.5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(top, rows_by_loops(found, 0.5), rtol=1e-4, atol=1e-5)
 
 
 V3 = "mask_group_num: 1 num_classes: 2 num_box: 1 biases: 1 biases: 2 anchors_scale: 8"
