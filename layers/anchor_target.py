@@ -1,4 +1,4 @@
-"""MNC's anchor target layer: what the RPN is trained on."""
+"""The anchor target layer of MNC and py-faster-rcnn: what the RPN is trained on."""
 
 from __future__ import annotations
 
@@ -60,18 +60,20 @@ def example_weights(labels: torch.Tensor) -> torch.Tensor:
     return positive * (weight / positive.sum().clamp(min=1)) + negative * ((1 - weight) / negative.sum().clamp(min=1))
 
 
+@register_python("rpn.anchor_target_layer", "AnchorTargetLayer")
 @register_python("pylayer.anchor_target_layer", "AnchorTargetLayer")
 class AnchorTargetLayer(Layer):
     """Labels and regression targets of the anchors of one image.
 
     Bottoms: a blob (1, any, H, W) that gives the size of the feature map, ground-truth boxes [G, 5] (x1, y1, x2, y2,
     class) in scaled-image pixels, im_info (1, 3) and, for MIX_INDEX, the numbers of the anchors that became foreground
-    and background RoIs; they are labelled 1 and 0 after sampling, whatever it decided.
+    and background RoIs; they are labelled 1 and 0 after sampling, whatever it decided. py-faster-rcnn's nets give the
+    image as a fourth bottom instead, which is not looked at.
     Tops: labels (1, 1, A * H, W), then targets, inside and outside weights (1, 4A, H, W); channel 4a + k is value k of
     anchor a. Targets are not normalised, and exist for every anchor inside the image.
     `param_str`: feat_stride (pixels per cell), allowed_border (pixels an anchor may stick out, 0), scales and ratios
     of the anchors (`cascade.anchors`).
-    Source: MNC's pylayer/anchor_target_layer.py.
+    Source: MNC's pylayer/anchor_target_layer.py, py-faster-rcnn's rpn/anchor_target_layer.py.
     """
 
     bottoms = (3, None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from caffe_bridge import boxes
@@ -37,6 +38,62 @@ def select(proposals: torch.Tensor, scores: torch.Tensor, min_size: float, phase
     if settings.RPN_POST_NMS_TOP_N > 0:
         kept = kept[: settings.RPN_POST_NMS_TOP_N]
     return keep[kept]
+
+
+class Chosen(NamedTuple):
+    """The proposals [n, 4] for an image, by falling score.
+
+    Attributes:
+        index: number (h * W + w) * A + a of the anchor each came from [n].
+        anchors: these anchors.
+        decoded, boxes: the proposals before and after clipping to the image.
+        scores: their foreground probability [n].
+    """
+
+    index: torch.Tensor
+    anchors: torch.Tensor
+    decoded: torch.Tensor
+    boxes: torch.Tensor
+    scores: torch.Tensor
+
+
+def check_shapes(anchors: int, scores: Shape, deltas: Shape) -> None:
+    """Raise LayerError unless these are the shapes of an RPN's outputs for one image with that many anchors a cell."""
+    if len(scores) != 4 or scores[0] != 1:
+        raise LayerError(f"takes the scores of one image, (1, {2 * anchors}, H, W), not {tuple(scores)}")
+    if scores[1] != 2 * anchors or tuple(deltas) != (1, 4 * anchors, *scores[2:]):
+        raise LayerError(
+            f"with {anchors} anchors scores have {2 * anchors} and deltas {4 * anchors} channels over the same cells, "
+            f"not {tuple(scores)} and {tuple(deltas)}"
+        )
+
+
+@torch.no_grad()
+def propose(
+    scores: torch.Tensor, deltas: torch.Tensor, im_info: torch.Tensor, cell: np.ndarray, stride: float, phase: str
+) -> Chosen:
+    """Decode an RPN's outputs, clip the boxes to the image and `select` among them.
+
+    Args:
+        scores: background and foreground probabilities (1, 2A, H, W).
+        deltas: regression outputs (1, 4A, H, W).
+        im_info: (1, 3).
+        cell: the anchors around cell (0, 0), [A, 4].
+        stride: scaled-image pixels per cell.
+
+    Raises:
+        LayerError: other shapes, or NaN.
+    """
+    check_shapes(len(cell), tuple(scores.shape), tuple(deltas.shape))
+    cascade.check_numbers(scores=scores, deltas=deltas)
+    *image_size, scale = cascade.image_info(im_info)
+    base = torch.tensor(cell, dtype=deltas.dtype, device=deltas.device)
+    anchors = boxes.shifted_anchors(base, scores.shape[2], scores.shape[3], stride)
+    decoded = boxes.decode(anchors, per_anchor(deltas, 4))
+    proposals = boxes.clamp(decoded, image_size)
+    foreground = per_anchor(scores[:, len(cell) :], 1)[:, 0]
+    index = select(proposals, foreground, cfg[phase].RPN_MIN_SIZE * scale, phase)
+    return Chosen(index, anchors[index], decoded[index], proposals[index], foreground[index])
 
 
 class _PublishedGradient(torch.autograd.Function):
@@ -96,40 +153,21 @@ class ProposalLayer(Layer):
         self.stride = cascade.positive(values, "feat_stride")
         self.limit = 1 / cascade.positive(values, "clip_base", 256) if values.get("use_clip", 0) else None
         self.anchors = cascade.anchors(values)
-        self._check(bottom_shapes[0], bottom_shapes[1])
-
-    def _check(self, scores: Shape, deltas: Shape) -> None:
-        count = len(self.anchors)
-        if len(scores) != 4 or scores[0] != 1:
-            raise LayerError(f"takes the scores of one image, (1, {2 * count}, H, W), not {tuple(scores)}")
-        if scores[1] != 2 * count or tuple(deltas) != (1, 4 * count, *scores[2:]):
-            raise LayerError(
-                f"with {count} anchors scores have {2 * count} and deltas {4 * count} channels over the same cells, "
-                f"not {tuple(scores)} and {tuple(deltas)}"
-            )
+        check_shapes(len(self.anchors), bottom_shapes[0], bottom_shapes[1])
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         shapes: list[Shape] = [(1, 5), (1, 1)]
         return shapes[: len(self.param.top)]
 
     def forward(self, scores: torch.Tensor, deltas: torch.Tensor, im_info: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self._check(scores.shape, deltas.shape)
-        cascade.check_numbers(scores=scores, deltas=deltas)
-        *image_size, scale = cascade.image_info(im_info)
-        count = len(self.anchors)
-        base = torch.tensor(self.anchors, dtype=deltas.dtype, device=deltas.device)
-        anchors = boxes.shifted_anchors(base, scores.shape[2], scores.shape[3], self.stride)
+        chosen = propose(scores, deltas, im_info, self.anchors, self.stride, self.phase)
+        image_size = cascade.image_info(im_info)[:2]
+        index, anchors = chosen.index, chosen.anchors
         deltas = per_anchor(deltas, 4)
-        with torch.no_grad():
-            decoded = boxes.decode(anchors, deltas)
-            proposals = boxes.clamp(decoded, image_size)
-            foreground = per_anchor(scores[:, count:], 1)[:, 0]
-            index = select(proposals, foreground, cfg[self.phase].RPN_MIN_SIZE * scale, self.phase)
-            anchors = anchors[index]
         if cfg.TRAIN.EXACT_GRADIENTS:
             rois = boxes.clamp(boxes.decode(anchors, deltas[index]), image_size)
         else:
-            inside = (boxes.inside(decoded[index], image_size) & boxes.inside(anchors, image_size))[:, 0]
-            rois = _PublishedGradient.apply(deltas, proposals[index], index, anchors, inside, self.limit)
+            inside = (boxes.inside(chosen.decoded, image_size) & boxes.inside(anchors, image_size))[:, 0]
+            rois = _PublishedGradient.apply(deltas, chosen.boxes, index, anchors, inside, self.limit)
         rois = torch.nn.functional.pad(rois, (1, 0))
         return (rois, index[None].to(rois.dtype))[: len(self.param.top)]
