@@ -138,7 +138,8 @@ def clip(boxes: Array, image_size: Sequence[float]) -> tuple[Array, Array]:
 def filter_small(boxes: Array, min_size: float) -> Array:
     """Numbers of the rows [N, 4] at least `min_size` pixels wide and high."""
     _, size = _centres_and_sizes(boxes)
-    return _rows((size >= min_size).all(1))
+    large: Any = size >= min_size
+    return _rows(large.all(1))
 
 
 def scale(boxes: Array, factor: float) -> Array:

@@ -52,7 +52,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], params: Tensors) -> None:
-        gradients = [p.grad for p in params]
+        gradients = [p.grad for p in params if p.grad is not None]
         decay = group["weight_decay"] * group["decay_mult"]
         if decay:
             penalty = torch._foreach_sign(params) if group["regularization"] == "L1" else params

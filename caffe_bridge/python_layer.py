@@ -77,7 +77,7 @@ class PythonLayer(Layer):
 
     def _make_user_layer(self) -> Any:
         cls = self._user_class
-        user_layer = cls(self.param) if issubclass(cls, UserLayer) else cls()
+        user_layer: Any = cls(self.param) if issubclass(cls, UserLayer) else cls()
         text = self.param.python_param.param_str
         user_layer.param_str = user_layer.param_str_ = text
         user_layer.phase = TRAIN if self.phase == "TRAIN" else TEST

@@ -56,7 +56,8 @@ class _Clock:
         if stamp is None:
             return None
         try:
-            when = datetime(self._year, *map(int, stamp.groups()))
+            month, day, hour, minute, second, micro = map(int, stamp.groups())
+            when = datetime(self._year, month, day, hour, minute, second, micro)
             if self._last and when.month < self._last.month:
                 self._year += 1
                 when = when.replace(year=self._year)

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             ("Name", found.name),
             ("Total global memory", found.total_memory),
             ("Total shared memory per block", found.shared_memory_per_block),
-            ("Total registers per multiprocessor", found.regs_per_multiprocessor),
+            ("Total registers per multiprocessor", getattr(found, "regs_per_multiprocessor", "unknown")),
             ("Warp size", found.warp_size),
             ("Maximum threads per multiprocessor", found.max_threads_per_multi_processor),
             ("Number of multiprocessors", found.multi_processor_count),
