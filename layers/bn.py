@@ -147,8 +147,9 @@ class SegNetBN(BN):
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param.bn_param
-        self.learns = param.bn_mode == param.LEARN
-        if not self.learns and len(self.param.top) > 1:
+        self.learns, self.count = param.bn_mode == param.LEARN, len(self.param.top)
+        self.in_place = list(self.param.bottom) == list(self.param.top)
+        if not self.learns and self.count > 1:
             raise LayerError("has statistics as further tops with bn_mode: LEARN only")
         self.channels = _check_axes(bottom_shapes[0])
         for filler in (param.scale_filler, param.shift_filler):
@@ -157,14 +158,13 @@ class SegNetBN(BN):
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         _check_axes(bottom_shapes[0], self.channels)
         statistics = (1, self.channels, 1, 1)
-        return [(*bottom_shapes[0], 1, 1)[:4], statistics, statistics][: len(self.param.top)]
+        return [(*bottom_shapes[0], 1, 1)[:4], statistics, statistics][: self.count]
 
     def forward(self, bottom: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         bottom = bottom.reshape((*bottom.shape, 1, 1)[:4])
         scale, shift = self.blobs
         if not self.learns:
-            in_place = list(self.param.bottom) == list(self.param.top)
-            return _ScaleInPlace.apply(bottom, scale, shift) if in_place else bottom * scale + shift
+            return _ScaleInPlace.apply(bottom, scale, shift) if self.in_place else bottom * scale + shift
         top, mean, variance = _batch_statistics(bottom, scale, shift, self.EPS)
         statistics = (mean.view_as(scale), variance.view_as(scale))
-        return (top, *statistics)[: len(self.param.top)] if len(self.param.top) > 1 else top
+        return (top, *statistics)[: self.count] if self.count > 1 else top

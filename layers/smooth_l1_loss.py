@@ -50,7 +50,8 @@ class SmoothL1Loss(Layer):
         loss = self.param.loss_param
         if len(bottom_shapes) == 4 and len(self.param.top) > 1:
             raise LayerError("has a second top with two or three bottoms only, as R-FCN's layer")
-        named = len(self.param.top) > 1 or self.param.HasField("loss_param")
+        self.with_errors = len(self.param.top) > 1
+        named = self.with_errors or self.param.HasField("loss_param")
         self.normalized = len(bottom_shapes) == 3 or (len(bottom_shapes) == 2 and named)
         self.normalization, self.fixed = read_normalization(loss), loss.pre_fixed_normalizer
 
@@ -81,4 +82,4 @@ class SmoothL1Loss(Layer):
         divisors = {"FULL": positions, "VALID": positions, "BATCH_SIZE": images, "PRE_FIXED": self.fixed, "NONE": 1}
         loss = errors.sum() / max(divisors[self.normalization], 1)
         each = errors.detach().sum(1).reshape(images, 1, height, width)
-        return (loss, each) if len(self.param.top) > 1 else loss
+        return (loss, each) if self.with_errors else loss
