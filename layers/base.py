@@ -84,6 +84,8 @@ class Layer(torch.nn.Module):
         no_gradient (or set in `setup`): bottoms whose gradient Caffe refuses to compute (labels);
             ALL_BOTTOMS for layers without a backward pass.
         constants: bottoms the layer takes as constants; they get no gradient, and asking for it is no error.
+        sets_gradients: backward sets the parameters' diffs instead of adding to them (the pycaffe face; in the torch
+            face gradients add up, as torch's do).
     """
 
     ALL_BOTTOMS: ClassVar[range] = range(1 << 20)
@@ -94,6 +96,7 @@ class Layer(torch.nn.Module):
     auto_tops: ClassVar[bool] = False
     is_loss: ClassVar[bool] = False
     shares_data: ClassVar[bool] = False
+    sets_gradients: ClassVar[bool] = False
     source: ClassVar[str] = "BVLC"
     no_gradient: Iterable[int] = ()
     constants: Iterable[int] = ()

@@ -140,10 +140,11 @@ class SegNetBN(BN):
 
     Blobs (1, C, 1, 1): scale, shift (0 without a filler). With bn_mode INFERENCE it is scale * x + shift, the
     statistics having been folded in. Tops: the result, in LEARN also the batch's mean and biased variance
-    (1, C, 1, 1), which get no gradient.
+    (1, C, 1, 1), which get no gradient. As in the original, backward sets the diffs of scale and shift (pycaffe face).
     """
 
     EPS = 1e-9
+    sets_gradients = True
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param.bn_param

@@ -1,10 +1,11 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from layer_cases import cases, check_case, make_layer
 
-from caffe_bridge import CaffeError
+from caffe_bridge import CaffeError, pycaffe
 from caffe_bridge.layers.bn import PSPNetBN, SegNetBN
 
 FILLED = 'slope_filler { type: "constant" value: 1 }'
@@ -108,6 +109,21 @@ def test_segnet_in_place_inference_sees_its_own_top():
     layer(x).sum().backward()
     torch.testing.assert_close(layer.blobs[0].grad.sum(), (3 * x + 1).sum())
     assert (x.grad == 3).all() and layer.blobs[1].grad.item() == 8
+
+
+@pytest.mark.parametrize(("fields", "passes"), [("bn_mode: LEARN scale_filler { value: 1 }", 1), (FILLED, 2)])
+def test_only_segnets_sets_the_diffs_of_its_parameters(tmp_path, fields, passes):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'force_backward: true layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 3 dim: 2 } } } '
+        f'layer {{ name: "bn" type: "BN" bottom: "x" top: "y" bn_param {{ {fields} }} }}'
+    )
+    net = pycaffe.Net(str(path), pycaffe.TRAIN)
+    net.blobs["y"].diff[...] = 1
+    for _ in range(2):
+        net.forward()
+        net.backward()
+    np.testing.assert_allclose(net.params["bn"][1].diff.ravel(), 3 * passes)
 
 
 def test_refuses():

@@ -184,8 +184,11 @@ class Executor:
             else:
                 blob.diff_tensor.copy_(gradient)
         for (blob, _), gradient in zip(params, gradients[len(wanted) :]):
-            if gradient is not None:
-                blob.diff_tensor.add_(gradient.view(blob.shape))
+            if gradient is None:
+                continue
+            if node.layer.sets_gradients:
+                blob.diff_tensor.zero_()
+            blob.diff_tensor.add_(gradient.view(blob.shape))
 
     def reshape(self) -> None:
         """Propagate the inputs' shapes through the net."""
