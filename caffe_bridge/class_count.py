@@ -49,7 +49,7 @@ def with_classes(definition: NetDefinition, classes: int) -> NetDefinition:
         elif layer.type == "InnerProduct" and tuple(layer.bottom) in inputs:
             if layer.inner_product_param.num_output == 4 * old:
                 layer.inner_product_param.num_output = 4 * classes
-        elif layer.type == "Python":
+        elif layer.python_param.param_str:
             text = layer.python_param.param_str
             layer.python_param.param_str = _NUM_CLASSES.sub(rf"\g<1>{classes}", text)
     return NetDefinition(param, definition.path, list(definition.lines))

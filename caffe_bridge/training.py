@@ -33,7 +33,7 @@ from caffe_bridge import divergence, randomness, roidb
 from caffe_bridge.class_count import class_count, with_classes
 from caffe_bridge.config import cfg
 from caffe_bridge.distributed import Workers
-from caffe_bridge.errors import CaffeError, SolverError, WeightsError
+from caffe_bridge.errors import CaffeError, LayerError, SolverError, WeightsError
 from caffe_bridge.net import Net, WeightPaths
 from caffe_bridge.solver import Solver
 from caffe_bridge.solver_loop import Requests, log
@@ -178,10 +178,13 @@ class Trainer(Solver):
 
     def _train_on_one(self) -> float:
         before = self._streams()
-        outputs = self.forward()
-        total = self.net.loss(outputs)
-        loss = float(total.detach())
-        problem = self._watch.problem(loss)
+        try:
+            outputs = self.forward()
+            total = self.net.loss(outputs)
+            loss = float(total.detach())
+            problem = self._watch.problem(loss)
+        except LayerError as error:  # some layers refuse what is no number
+            problem = str(error)
         if problem is not None:
             self._return_to(before)
             self._fail(f"{problem}: {divergence.failing_layer(self.net, self.net)}")
