@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -41,3 +43,12 @@ def scale_image(image: np.ndarray, target_size: float, max_size: float) -> tuple
     centred = image.astype(np.float32)
     centred -= cfg.PIXEL_MEANS
     return cv2.resize(centred, None, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR), scale
+
+
+def as_blob(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Scaled images [h, w, 3] as one blob float32 [N, 3, H, W], the smaller ones with zeros at the right and bottom."""
+    height, width = np.max([image.shape[:2] for image in images], axis=0)
+    blob = np.zeros((len(images), 3, height, width), np.float32)
+    for place, image in zip(blob, images):
+        place[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+    return blob
