@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ class LayerMap(torch.nn.Module):
     """The layers of a net under their Caffe names."""
 
     def add(self, name: str, layer: Layer) -> None:
-        """Add a layer; torch forbids dots in module names, so they become %2E in state_dict keys."""
-        self._modules[name.replace("%", "%25").replace(".", "%2E")] = layer
+        """Add a layer; torch forbids dots in module names, so they become %2E in state_dict keys.
+
+        Layers without parameters may share a name; those after the first are kept under a number besides.
+        """
+        key = name.replace("%", "%25").replace(".", "%2E")
+        self._modules[f"{key}%23{len(self)}" if key in self._modules else key] = layer
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -78,12 +83,11 @@ class Net(torch.nn.Module):
         self._definition = definition
         self._graph = build_graph(definition, self._phase, self._python_layers)
         self.layers = LayerMap()
+        names = Counter(node.name for node in self._graph.nodes)
         for node in self._graph.nodes:
+            if names[node.name] > 1 and len(node.layer.blobs):
+                raise CaffeError(f"two layers are named '{node.name}'; parameters and weights are found by layer name")
             self.layers.add(node.name, node.layer)
-        if len(self.layers) != len(self._graph.nodes):
-            names = [node.name for node in self._graph.nodes]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise CaffeError(f"two layers are named '{twice}'; parameters and weights are found by layer name")
         self.register_buffer("_placement", torch.empty(0), persistent=False)
         self._last_use = _last_uses(self._graph)
 
@@ -149,11 +153,20 @@ class Net(torch.nn.Module):
         with weights.read(path) as source:
             return weights.load_into(self.params, source, shared=self._graph.owners, ignore_shapes=ignore_shapes)
 
-    def save(self, path: str | Path) -> None:
-        """Write definition and parameters as .caffemodel, or Caffe's HDF5 layout if the name ends in .h5."""
+    def save(self, path: str | Path, *, with_gradients: bool = False) -> None:
+        """Write definition and parameters as .caffemodel, or Caffe's HDF5 layout if the name ends in .h5.
+
+        `with_gradients` adds the parameters' gradients as diffs (snapshot_diff of a solver).
+        """
         from caffe_bridge import weights
 
-        weights.save_net(path, self._definition.param, self.params, self._graph.owners)
+        diffs = None
+        if with_gradients:
+            diffs = {
+                node.name: [_gradient(node.layer.blobs.parameter(i)) for i in range(len(node.layer.blobs))]
+                for node in self._graph.nodes
+            }
+        weights.save_net(path, self._definition.param, self.params, self._graph.owners, diffs=diffs)
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -254,6 +267,10 @@ def _rebuild(cls: type[Net], data: bytes, path: str, lines: list[int | None], ph
     net._phase, net._python_layers = phase, python_layers
     net._build(definitions.NetDefinition(schema.NetParameter.FromString(data), path, lines))
     return net
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _paths(weights: WeightPaths | None) -> list[str]:

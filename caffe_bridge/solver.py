@@ -54,7 +54,7 @@ class Solver(SolverLoop[Net]):
         self.net.load(path)
 
     def _save(self, path: str) -> None:
-        self.net.save(path)
+        self.net.save(path, with_gradients=self.param.snapshot_diff)
 
 
 def share_parameters(net: Net, source: Net) -> None:

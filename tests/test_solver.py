@@ -2,13 +2,14 @@
 
 import logging
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 import caffe_bridge
 import caffe_bridge.pycaffe as caffe
-from caffe_bridge import randomness
+from caffe_bridge import randomness, schema
 from caffe_bridge.errors import CaffeError, SolverError
 from caffe_bridge.pycaffe.solvers import get_solver
 
@@ -113,6 +114,28 @@ def test_a_resumed_run_ends_bit_identical(make, rule, form, tmp_path):
     resumed.solve(tmp_path / f"snap_iter_3.solverstate{suffix}")
     assert resumed.iter == 8
     assert all(torch.equal(a, b) for a, b in zip(undisturbed, values(resumed)))
+
+
+@pytest.mark.parametrize("form", ["BINARYPROTO", "HDF5"])
+def test_snapshot_diff_writes_the_updates_beside_the_values(make, form, tmp_path):
+    solver = make("SGD", f"snapshot_diff: true snapshot_format: {form}")
+    solver.step(1)
+    solver.snapshot()
+    expected = {i: parameter.grad.numpy() for i, parameter in enumerate(solver.learnable)}
+    if form == "HDF5":
+        with h5py.File(tmp_path / "snap_iter_1.caffemodel.h5") as file:
+            found = [file[f"diff/{layer}/{i}"][()] for layer in ("fc1", "fc2") for i in range(2)]
+            assert file["data/fc1/0"].shape == found[0].shape
+    else:
+        net = schema.NetParameter.FromString((tmp_path / "snap_iter_1.caffemodel").read_bytes())
+        blobs = [blob for layer in net.layer if layer.name in ("fc1", "fc2") for blob in layer.blobs]
+        found = [np.array(blob.diff, "f").reshape(tuple(blob.shape.dim)) for blob in blobs]
+        assert len(blobs[0].data) == len(blobs[0].diff)
+    for i, diff in enumerate(found):
+        np.testing.assert_array_equal(diff, expected[i])
+    other = make("SGD", f"snapshot_format: {form}")
+    other.restore(tmp_path / ("snap_iter_1.solverstate" + (".h5" if form == "HDF5" else "")))
+    assert all(torch.equal(a, b) for a, b in zip(values(solver), values(other)))
 
 
 def test_snapshots_move_with_their_weights(make, tmp_path):

@@ -65,10 +65,7 @@ class Solver(SolverLoop[Net]):
         self.net.copy_from(path)
 
     def _save(self, path: str) -> None:
-        if path.endswith(".h5"):
-            self.net.save_hdf5(path)
-        else:
-            self.net.save(path)
+        self.net.torch_net.save(path, with_gradients=self.param.snapshot_diff)
 
     def share_weights(self, net: Net) -> None:
         """Let another net use this solver's parameters."""

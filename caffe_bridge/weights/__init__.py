@@ -60,6 +60,7 @@ def save_net(
     owners: Owners | None = None,
     *,
     kind: Literal["caffemodel", "hdf5"] | None = None,
+    diffs: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """Write a net's weights with its definition as .caffemodel, or in Caffe's HDF5 layout.
 
@@ -69,12 +70,13 @@ def save_net(
         params: layer name to arrays or tensors.
         owners: which parameters are shared; see `write_hdf5`.
         kind: by default HDF5 if the name ends in .h5 or .hdf5.
+        diffs: layer name to the parameters' gradients, to be written as well.
 
     Raises:
         WeightsError: the file cannot be written, or a .caffemodel would be larger than 2 GB.
     """
     layers = [(layer, params.get(layer.name, ())) for layer in definition.layer]
     if named_hdf5(path) if kind is None else kind == "hdf5":
-        write_hdf5(path, {layer.name: blobs for layer, blobs in layers}, owners)
+        write_hdf5(path, {layer.name: blobs for layer, blobs in layers}, owners, diffs)
     else:
-        write_caffemodel(path, layers, definition.name)
+        write_caffemodel(path, layers, definition.name, diffs)

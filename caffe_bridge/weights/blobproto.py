@@ -14,7 +14,8 @@ from caffe_bridge.weights import wire
 from caffe_bridge.weights.contents import MAX_AXES, StoredBlob, count_problem
 from caffe_bridge.weights.files import map_file, replacing, to_array
 
-NUM, CHANNELS, HEIGHT, WIDTH, DATA, SHAPE, DOUBLE_DATA, RAW_DATA_TYPE, RAW_DATA = 1, 2, 3, 4, 5, 7, 8, 10, 12
+NUM, CHANNELS, HEIGHT, WIDTH, DATA, DIFF, SHAPE, DOUBLE_DATA, DOUBLE_DIFF = 1, 2, 3, 4, 5, 6, 7, 8, 9
+RAW_DATA_TYPE, RAW_DATA = 10, 12
 RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2", 3: "<i4", 4: "<u4"}  # NVCaffe's Type
 MAX_PIECES = 1 << 16
 MAX_MESSAGE = 2**31 - 1
@@ -118,18 +119,28 @@ def encode(array: np.ndarray, legacy: bool = False) -> tuple[bytes, bytes]:
     return (before + modern + prefix, b"") if values == DOUBLE_DATA else (before + prefix, modern)
 
 
-def write_message(write: Callable[[Any], Any], number: int, array: np.ndarray) -> None:
-    """Write an array as the BlobProto field `number` of a message."""
+def _pieces(array: np.ndarray, diff: np.ndarray | None) -> list[Any]:
+    """A BlobProto as buffers to write one after the other."""
     before, after = encode(array)
-    write(wire.encode_prefix(number, len(before) + array.nbytes + len(after)) + before)
-    if array.size:
-        write(array.reshape(-1).view(np.uint8).data)
-    write(after)
+    pieces: list[Any] = [before, array.reshape(-1).view(np.uint8).data]
+    if diff is not None and diff.size:
+        number = DOUBLE_DIFF if array.dtype == np.float64 else DIFF
+        values = diff.astype(array.dtype, copy=False)
+        pieces += [wire.encode_prefix(number, values.nbytes), values.reshape(-1).view(np.uint8).data]
+    return [piece for piece in (*pieces, after) if len(piece)]
 
 
-def message_size(number: int, array: np.ndarray) -> int:
+def write_message(write: Callable[[Any], Any], number: int, array: np.ndarray, diff: np.ndarray | None = None) -> None:
+    """Write an array, and the gradient that belongs to it, as the BlobProto field `number` of a message."""
+    pieces = _pieces(array, diff)
+    write(wire.encode_prefix(number, sum(map(len, pieces))))
+    for piece in pieces:
+        write(piece)
+
+
+def message_size(number: int, array: np.ndarray, diff: np.ndarray | None = None) -> int:
     """Bytes that `write_message` writes."""
-    size = sum(map(len, encode(array))) + array.nbytes
+    size = sum(map(len, _pieces(array, diff)))
     return size + len(wire.encode_prefix(number, size))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,12 @@ def _without_blobs(buffer: mmap.mmap, item: wire.Field, kind: _Kind | None) -> I
 # -- writing -------------------------------------------------------------------------------------------------
 
 
-def write_caffemodel(path: str | Path, layers: Iterable[tuple[LayerHeader, Sequence[Any]]], name: str = "") -> None:
+def write_caffemodel(
+    path: str | Path,
+    layers: Iterable[tuple[LayerHeader, Sequence[Any]]],
+    name: str = "",
+    diffs: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
     """Write weights as Caffe does (Net::ToProto), layer by layer, without holding more than one array in memory.
 
     Args:
@@ -200,6 +206,7 @@ def write_caffemodel(path: str | Path, layers: Iterable[tuple[LayerHeader, Seque
         layers: for each layer its LayerParameter message (blobs in it are ignored), or (name, type, bottoms, tops), and
             its arrays or tensors in Caffe's order. float64 is stored as double_data, everything else as float32.
         name: the net's name.
+        diffs: gradients to write beside the values, by layer name.
 
     Raises:
         WeightsError: the file cannot be written, or would be larger than the 2 GB that protobuf lets Caffe read.
@@ -209,16 +216,18 @@ def write_caffemodel(path: str | Path, layers: Iterable[tuple[LayerHeader, Seque
             file.write(wire.encode_bytes(NET_NAME, name.encode()))
         for header, blobs in layers:
             head, tail = _split_header(_header_bytes(header))
-            arrays = [to_array(blob) for blob in blobs]
-            size = len(head) + len(tail) + sum(blobproto.message_size(LAYER_BLOBS, array) for array in arrays)
+            layer = header[0] if isinstance(header, tuple) else header.name
+            gradients = [to_array(diff) for diff in (diffs or {}).get(layer, ())]
+            arrays = list(zip_longest((to_array(blob) for blob in blobs), gradients))
+            size = len(head) + len(tail) + sum(blobproto.message_size(LAYER_BLOBS, *pair) for pair in arrays)
             if file.tell() + size + 16 > blobproto.MAX_MESSAGE:
                 raise WeightsError(
                     f"{path}: the weights take more than the 2 GB Caffe can read from a .caffemodel; "
                     "save them as HDF5 (.caffemodel.h5)"
                 )
             file.write(wire.encode_prefix(NET_LAYER, size) + head)
-            for array in arrays:
-                blobproto.write_message(file.write, LAYER_BLOBS, array)
+            for array, diff in arrays:
+                blobproto.write_message(file.write, LAYER_BLOBS, array, diff)
             file.write(tail)
 
 

@@ -177,7 +177,12 @@ def _fetch(path: str, data: h5py.Dataset) -> np.ndarray:
 # -- writing -------------------------------------------------------------------------------------------------
 
 
-def write_hdf5(path: str | Path, layers: Mapping[str, Sequence[Any]], owners: Owners | None = None) -> None:
+def write_hdf5(
+    path: str | Path,
+    layers: Mapping[str, Sequence[Any]],
+    owners: Owners | None = None,
+    diffs: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
     """Write weights as Caffe's Net::ToHDF5: one group for each layer, blobs or not, shared parameters with their owner.
 
     Args:
@@ -185,6 +190,7 @@ def write_hdf5(path: str | Path, layers: Mapping[str, Sequence[Any]], owners: Ow
         layers: layer name to its arrays or tensors, in net order. float64 stays, everything else becomes float32.
         owners: `owners[layer][i]` is (layer, index) of the parameter that blob i shares, itself if it shares none.
             By default a tensor object seen before is shared.
+        diffs: gradients to write under /diff, those of shared parameters with every layer, as Caffe does.
 
     Raises:
         WeightsError: the file cannot be written, or HDF5 cannot hold the layers' names side by side.
@@ -203,6 +209,8 @@ def write_hdf5(path: str | Path, layers: Mapping[str, Sequence[Any]], owners: Ow
                         _, place = first.setdefault(id(blob), (blob, place))
                     if place == (layer, i):
                         group.create_dataset(str(i), data=to_array(blob))
+                for i, gradient in enumerate((diffs or {}).get(layer, ())):
+                    file.require_group(f"diff/{layer}").create_dataset(str(i), data=to_array(gradient))
             except (TypeError, ValueError) as error:
                 raise WeightsError(
                     f"{path}: layer '{layer}' would have the name of another layer's blob in HDF5 ({error}); rename it "
