@@ -228,18 +228,27 @@ def check_objects(entry: Mapping[str, Any]) -> None:
         raise LayerError(f"{entry['image']}: has no object to train on; leave it out of the roidb")
 
 
-def read_scaled(
-    path: str, flipped: bool, target_size: float, size: Sequence[int] | None = None
-) -> tuple[np.ndarray, float]:
-    """An image scaled for training (`scaling.scale_image`), mirrored if `flipped`, and the factor.
+class ScaledImage(NamedTuple):
+    """An image of a batch: float32 [h, w, 3], the factor it was scaled by, and its (height, width) before."""
 
-    `size` is the (height, width) the image must have. Raises CaffeError when it cannot be read or has not.
+    pixels: np.ndarray
+    scale: float
+    size: tuple[int, int]
+
+
+def read_scaled(path: str, flipped: bool, target_size: float, size: Sequence[int] | None = None) -> ScaledImage:
+    """An image scaled for training (`scaling.scale_image`), mirrored if `flipped`.
+
+    `size` is the (height, width) its file must have. Raises CaffeError when it cannot be read or has not.
     """
     image = read_image(path)
-    if size is not None and image.shape[:2] != tuple(size):
-        sizes = f"{image.shape[1]} x {image.shape[0]}", f"{size[1]} x {size[0]}"
-        raise LayerError(f"image {path}: has {sizes[0]} pixels, its entry in the roidb says {sizes[1]}")
-    return scale_image(image[:, ::-1] if flipped else image, target_size, cfg.TRAIN.MAX_SIZE)
+    height, width = image.shape[:2]
+    if size is not None and (height, width) != tuple(size):
+        raise LayerError(
+            f"image {path}: has {width} x {height} pixels, its entry in the roidb says {size[1]} x {size[0]}"
+        )
+    pixels, scale = scale_image(image[:, ::-1] if flipped else image, target_size, cfg.TRAIN.MAX_SIZE)
+    return ScaledImage(pixels, scale, (height, width))
 
 
 def truth_of(entry: Mapping[str, Any], scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,7 @@ class MNCDataLayer(ImageFeed):
         number = draw.entries[0]
         entry = self._roidb[number]
         size = entry["height"], entry["width"]
-        scaled, scale = image_feed.read_scaled(entry["image"], entry["flipped"], draw.target_sizes[0], size)
+        scaled, scale, _ = image_feed.read_scaled(entry["image"], entry["flipped"], draw.target_sizes[0], size)
         objects, gt_boxes = image_feed.truth_of(entry, scale)
         tops = [as_blob([scaled]), np.array([[*scaled.shape[:2], scale]], np.float32), gt_boxes]
         if self._with_masks:

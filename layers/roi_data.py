@@ -109,7 +109,7 @@ class RoIDataLayer(ImageFeed):
             image_feed.read_scaled(entry["image"], entry["flipped"], target_size, (entry["height"], entry["width"]))
             for entry, target_size in zip(entries, draw.target_sizes)
         ]
-        images, scales = zip(*read)
+        images, scales, _ = zip(*read)
         data = as_blob(images)
         if drawn is None:
             _, gt_boxes = image_feed.truth_of(entries[0], scales[0])

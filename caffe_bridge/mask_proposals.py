@@ -1,0 +1,161 @@
+"""Mask proposals as CFM keeps them: a MATLAB file for each image, and one more for the mirrored image.
+
+A file holds the n proposals of an image, in training files the G ground-truth instances first:
+
+- boxes (n, 4): x1, y1, x2, y2 in image pixels; masks (n, M, M): 0 or 1 over the box;
+- and for training gt_classes (G, 1); gt_assignment, output_label, det_overlap, seg_overlap (n, 1): the instance each
+  overlaps most (-1 for none), its class, and the overlap of boxes and of masks; mask_targets (n, M, M): 0 or 1;
+  Flip: whether the boxes are those of the mirrored image.
+
+Source: MNC, tools/prepare_mcg_maskdb.py and lib/db/roidb.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.io
+
+from caffe_bridge import bbox_targets
+from caffe_bridge.errors import CaffeError
+
+if TYPE_CHECKING:
+    from caffe_bridge.datasets.dataset import Dataset
+
+_COLUMNS = ("gt_assignment", "output_label", "det_overlap", "seg_overlap")
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The proposals of an image, to test a net on.
+
+    Attributes:
+        boxes: float64 [n, 4], image pixels.
+        masks: float32 [n, M, M].
+    """
+
+    boxes: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingProposals(Proposals):
+    """The proposals of an image with what they are compared to.
+
+    Attributes:
+        flipped: whether they are those of the mirrored image.
+        gt_classes: int64 [G], of the instances, which are the first G proposals.
+        gt_assignment: int64 [n], number of the instance each overlaps most, -1 for none.
+        output_label: int64 [n], its class.
+        det_overlap, seg_overlap: float64 [n], of boxes and of masks.
+        mask_targets: float32 [n, M, M].
+    """
+
+    flipped: bool
+    gt_classes: np.ndarray
+    gt_assignment: np.ndarray
+    output_label: np.ndarray
+    det_overlap: np.ndarray
+    seg_overlap: np.ndarray
+    mask_targets: np.ndarray
+
+
+def read(path: str) -> Proposals:
+    """The proposals in a file, as a test needs them. Raises CaffeError, naming the file, when it has none."""
+    return Proposals(*_boxes_and_masks(path, _load(path, ("boxes", "masks"))))
+
+
+def read_training(path: str, classes: int) -> TrainingProposals:
+    """The proposals in a file, as training needs them.
+
+    Raises:
+        CaffeError: the file cannot be read, lacks something, or contradicts itself or the number of classes.
+    """
+    values = _load(path, ("boxes", "masks", "mask_targets", "gt_classes", "Flip", *_COLUMNS))
+    boxes, masks = _boxes_and_masks(path, values)
+    count, truths = len(boxes), values["gt_classes"].size
+    for name in _COLUMNS:
+        if values[name].size != count:
+            raise CaffeError(f"{path}: has {count} boxes and {values[name].size} of {name}")
+    if values["mask_targets"].shape != masks.shape:
+        raise CaffeError(f"{path}: has masks {masks.shape} and mask_targets {values['mask_targets'].shape}")
+    if not 0 < truths <= count:
+        raise CaffeError(f"{path}: has {truths} instances among {count} proposals; they are the first of them")
+    whole = {name: _numbers(path, name, values[name], np.int64) for name in ("gt_classes", *_COLUMNS[:2])}
+    for name, low, high in (("gt_classes", 0, classes), ("output_label", 0, classes), ("gt_assignment", -1, truths)):
+        if whole[name].min() < low or whole[name].max() >= high:
+            raise CaffeError(f"{path}: {name} goes from {whole[name].min()} to {whole[name].max()}, not below {high}")
+    return TrainingProposals(
+        boxes,
+        masks,
+        bool(values["Flip"].any()),
+        **whole,
+        det_overlap=_numbers(path, "det_overlap", values["det_overlap"], np.float64),
+        seg_overlap=_numbers(path, "seg_overlap", values["seg_overlap"], np.float64),
+        mask_targets=values["mask_targets"].astype(np.float32),
+    )
+
+
+def _load(path: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+    names = list(names)
+    try:
+        found = scipy.io.loadmat(path, variable_names=names)
+    except Exception as error:  # the reader raises whatever it stumbles over in a damaged file
+        reason = getattr(error, "strerror", None) or f"is no readable MATLAB file ({type(error).__name__})"
+        raise CaffeError(f"{path}: {reason}") from error
+    for name in names:
+        if name not in found:
+            raise CaffeError(f"{path}: lacks {name}")
+        if not isinstance(found[name], np.ndarray) or found[name].dtype.kind not in "buif":
+            raise CaffeError(f"{path}: {name} is no array of numbers")
+    return found
+
+
+def _boxes_and_masks(path: str, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    boxes, masks = values["boxes"], values["masks"]
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or masks.shape[:1] != boxes.shape[:1] or masks.ndim != 3:
+        raise CaffeError(f"{path}: boxes are (n, 4) and masks (n, M, M), not {boxes.shape} and {masks.shape}")
+    return _numbers(path, "boxes", boxes, np.float64).reshape(-1, 4), masks.astype(np.float32)
+
+
+def _numbers(path: str, name: str, values: np.ndarray, dtype: Any) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise CaffeError(f"{path}: {name} has values that are no numbers")
+    return values.astype(dtype).ravel()
+
+
+class MaskProposals:
+    """A data set's files in a folder, NAME.mat and NAME_flip.mat, as CFM's data layer takes them.
+
+    Attributes:
+        num_images: how many images there are, mirrored ones not counted.
+    """
+
+    def __init__(self, dataset: Dataset, folder: str):
+        self._paths, self._names, self._folder = dataset.image_paths, dataset.image_names, folder
+        self.num_images = len(self._paths)
+
+    def image_path_at(self, image: int) -> str:
+        """The image file of image number `image`."""
+        return self._paths[image]
+
+    def roidb_path_at(self, entry: int) -> str:
+        """The proposals of an image, or, from `num_images` on, of the mirrored ones."""
+        mirrored = "_flip" if entry >= self.num_images else ""
+        return os.path.join(self._folder, f"{self._names[entry % self.num_images]}{mirrored}.mat")
+
+
+def statistics(paths: Iterable[str], classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [classes, 4] of the regression targets of all proposals in these files.
+
+    `bbox_targets.statistics` says which count. Raises CaffeError when a file cannot be used.
+    """
+    targets = []
+    for path in paths:
+        proposals = read_training(path, classes)
+        targets.append(bbox_targets.of_rois(proposals.boxes, proposals.det_overlap, proposals.output_label))
+    return bbox_targets.statistics(targets, classes)
