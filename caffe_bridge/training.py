@@ -55,6 +55,7 @@ class Trainer(Solver):
         solver: a solver prototxt, as `caffe_bridge.Solver` takes it.
         weights: files the nets start from.
         folder: where snapshots go, named as the solver's `snapshot_prefix` is; made if it does not exist.
+        max_iter: updates to make in all, in place of the solver's own number.
         classes: make the nets for this many classes, background included; None leaves them as they are.
         ignore_shapes: layers whose weights in the files have other shapes keep their fillers' values.
         workers: the processes that share each iteration: every one of them makes `iter_size` passes, and the update is
@@ -79,6 +80,7 @@ class Trainer(Solver):
         weights: WeightPaths | None = None,
         *,
         folder: str | Path | None = None,
+        max_iter: int | None = None,
         classes: int | None = None,
         ignore_shapes: bool = False,
         workers: Workers | None = None,
@@ -92,6 +94,8 @@ class Trainer(Solver):
         param, found = definitions.read_solver(solver)
         if folder is not None:
             _snapshot_into(param, Path(folder))
+        if max_iter is not None:
+            param.max_iter = max_iter
         super().__init__(param, weights, path or found)
         self.param.iter_size *= self.workers.count
         self.net.to(self.workers.device)

@@ -94,12 +94,12 @@ def make_trainer(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Work
         args.solver,
         args.weights,
         folder=folder,
+        max_iter=args.iters,
         classes=args.classes,
         ignore_shapes=args.ignore_shapes,
         workers=me,
         seed_passes=chosen if args.seed_passes or me.count > 1 else None,
     )
-    trainer.param.max_iter = args.iters
     count = trainer.feed(imdb)
     if me.first:
         print(f"{count} roidb entries")

@@ -1,0 +1,67 @@
+#!/bin/bash
+# Trains the five-stage cascade on SBD's training images and tests it on the validation images, as published.
+#
+# usage:   experiments/scripts/mnc_5stage.sh GPU NET [--set KEY VALUE ...]
+# example: experiments/scripts/mnc_5stage.sh 0 VGG16 --set EXP_DIR larger RNG_SEED 42 TRAIN.SCALES "[400,500,600,700]"
+#
+# GPU   number of the device; "cpu" for none
+# NET   VGG16: prototxt/mnc5 with experiments/cfgs/VGG16/mnc_5stage.yml
+# Environment: ITERS, DATASET_TRAIN, DATASET_TEST and NET_INIT replace the defaults below; CAFFE_BRIDGE is the command
+# to run, for example "torchrun --nproc-per-node 8 -m caffe_bridge.cli".
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    sed -n 's/^# \{0,1\}//; 2,11p' "$0" >&2
+    exit 2
+fi
+GPU=$1
+NET=$2
+shift 2
+ITERS=${ITERS:-25000}
+DATASET_TRAIN=${DATASET_TRAIN:-voc_2012_seg_train}
+DATASET_TEST=${DATASET_TEST:-voc_2012_seg_val}
+NET_INIT=${NET_INIT:-data/imagenet_models/$NET.mask.caffemodel}
+
+cd "$(dirname "$0")/../.."
+CFG=experiments/cfgs/$NET/mnc_5stage.yml
+if [ ! -f "$CFG" ]; then
+    echo "$0: there are no settings $CFG for NET=$NET" >&2
+    exit 2
+fi
+if [ -z "${CAFFE_BRIDGE:-}" ]; then
+    CAFFE_BRIDGE=caffe-bridge
+    [ ! -x .venv/bin/caffe-bridge ] || CAFFE_BRIDGE=.venv/bin/caffe-bridge
+fi
+read -ra COMMAND <<< "$CAFFE_BRIDGE"
+DEVICE=(--gpu "$GPU")
+[ "$GPU" != cpu ] || DEVICE=(--cpu)
+
+SLUG=$(printf '%s' "$*" | tr -c '[:alnum:].=-' '_')
+LOG=experiments/logs/mnc_5stage_${NET}_${SLUG:0:100}.txt.$(date +%Y-%m-%d_%H-%M-%S)
+mkdir -p experiments/logs
+export PYTHONUNBUFFERED=1
+exec &> >(tee -a "$LOG")
+echo "Logging output to $LOG"
+SAID=$(mktemp)
+trap 'rm -f "$SAID"' EXIT
+set -x
+
+time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
+    --solver prototxt/mnc5/solver.prototxt \
+    --weights "$NET_INIT" \
+    --imdb "$DATASET_TRAIN" \
+    --iters "$ITERS" \
+    --cfg "$CFG" \
+    "$@" | tee "$SAID"
+
+set +x
+NET_FINAL=$(sed -n 's/^Wrote snapshot to: //p' "$SAID" | tail -n 1)
+set -x
+
+time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
+    --def prototxt/mnc5/test.prototxt \
+    --net "$NET_FINAL" \
+    --imdb "$DATASET_TEST" \
+    --cfg "$CFG" \
+    --task seg \
+    "$@"
