@@ -368,8 +368,8 @@ class SolverLoop(ABC, Generic[NetType]):
 
 
 def number(value: float) -> str:
-    """As a C++ stream prints it."""
-    return f"{value:.6g}"
+    """As a C++ stream prints it, but never -0: that would be a loss over nothing."""
+    return f"{value + 0.0:.6g}"
 
 
 def scored(name: str, value: float, weight: float) -> str:

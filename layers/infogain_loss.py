@@ -10,7 +10,7 @@ from caffe_bridge.errors import LayerError, WeightsError
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.layers.labels import check_labels, read_labels
 from caffe_bridge.layers.multinomial_logistic_loss import LOG_THRESHOLD
-from caffe_bridge.layers.softmax_loss import check_first_axes, normalizer, read_normalization
+from caffe_bridge.layers.softmax_loss import check_first_axes, normalizer, read_stock_normalization
 from caffe_bridge.registry import register
 
 
@@ -54,7 +54,7 @@ class InfogainLoss(Layer):
             raise LayerError("takes loss_param.normalization, not the older normalize")
         self.axis = param.axis
         self.ignored = loss.ignore_label if loss.HasField("ignore_label") else None
-        self.normalization = read_normalization(loss)
+        self.normalization = read_stock_normalization(loss)
         self.with_probabilities = len(self.param.top) > 1
         self.register_buffer("matrix", None, persistent=False)
         if len(bottom_shapes) < 3:

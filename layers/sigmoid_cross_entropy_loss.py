@@ -9,7 +9,7 @@ import torch
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers import functional as F
 from caffe_bridge.layers.base import Layer, Shape
-from caffe_bridge.layers.softmax_loss import check_first_axes, normalizer, read_normalization
+from caffe_bridge.layers.softmax_loss import check_first_axes, normalizer, read_stock_normalization
 from caffe_bridge.registry import register
 
 
@@ -33,7 +33,7 @@ class SigmoidCrossEntropyLoss(Layer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         loss = self.param.loss_param
         chosen = loss.HasField("normalization") or loss.HasField("normalize")
-        self.normalization = read_normalization(loss) if chosen else "BATCH_SIZE"
+        self.normalization = read_stock_normalization(loss) if chosen else "BATCH_SIZE"
         self.ignored = loss.ignore_label if loss.HasField("ignore_label") else None
         self.register_buffer("previous", torch.zeros(()), persistent=False)
 

@@ -16,7 +16,7 @@ _FLT_MIN = torch.finfo(torch.float32).tiny
 
 
 def read_normalization(param: Any) -> str:
-    """The name of a LossParameter's mode: FULL, VALID (the default), BATCH_SIZE or NONE.
+    """The name of a LossParameter's mode: FULL, VALID (the default), BATCH_SIZE, NONE, or R-FCN's PRE_FIXED.
 
     The older `normalize` counts where `normalization` is absent: true is VALID, false BATCH_SIZE.
     """
@@ -25,11 +25,19 @@ def read_normalization(param: Any) -> str:
     return schema.LossParameter.NormalizationMode.Name(param.normalization)
 
 
+def read_stock_normalization(param: Any) -> str:
+    """`read_normalization` for the losses of BVLC, which lack R-FCN's fixed divisor: LayerError for PRE_FIXED."""
+    mode = read_normalization(param)
+    if mode == "PRE_FIXED":
+        raise LayerError("normalization: PRE_FIXED is not this loss's; it has FULL, VALID, BATCH_SIZE and NONE")
+    return mode
+
+
 def normalizer(mode: str, outer: int, inner: int, valid: torch.Tensor) -> torch.Tensor:
     """What a loss is divided by, at least 1.
 
     Args:
-        mode: from `read_normalization`.
+        mode: from `read_stock_normalization`.
         outer, inner: positions before and after the class axis.
         valid: scalar tensor, positions whose label is not ignored.
     """
@@ -49,7 +57,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         ctx.save_for_backward(prob, index, kept, divisor)
         ctx.axis = axis
         ctx.mark_non_differentiable(prob)
-        return -picked.where(kept, 0).sum() / divisor, prob
+        return (0 - picked.where(kept, 0).sum()) / divisor, prob
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _prob: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -76,7 +84,7 @@ class SoftmaxWithLoss(Layer):
         loss = self.param.loss_param
         self.axis = self.param.softmax_param.axis
         self.ignored = loss.ignore_label if loss.HasField("ignore_label") else None
-        self.normalization = read_normalization(loss)
+        self.normalization = read_stock_normalization(loss)
         self.with_probabilities = len(self.param.top) > 1
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from layer_cases import cases, check_case, make_layer
 
-from caffe_bridge import CaffeError
+from caffe_bridge import CaffeError, LayerError
 
 
 @pytest.mark.parametrize("name", cases("SoftmaxWithLoss"))
@@ -68,8 +68,14 @@ def test_nothing_to_learn_from_is_no_loss(mode):
     scores = torch.rand(2, 3, requires_grad=True)
     loss = layer(scores, torch.tensor([-1.0, -1]))
     loss.backward()
-    assert loss == 0 and not scores.grad.any()
+    assert loss == 0 and not loss.signbit() and not scores.grad.any()
     assert layer(torch.zeros(0, 3), torch.zeros(0)) == 0
+
+
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "SigmoidCrossEntropyLoss", "InfogainLoss"])
+def test_a_fixed_divisor_is_refused(kind):
+    with pytest.raises(LayerError, match="PRE_FIXED is not this loss's"):
+        make_layer(f'type: "{kind}" loss_param {{ normalization: PRE_FIXED }}', (2, 3), (2, 3))
 
 
 def test_clamped_loss_keeps_its_gradient():

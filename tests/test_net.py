@@ -119,9 +119,17 @@ def test_a_missing_file_is_named():
         caffe_bridge.Net("nowhere.prototxt")
 
 
-def test_two_layers_of_one_name_are_refused():
-    with pytest.raises(CaffeError, match="two layers are named 'relu'"):
-        caffe_bridge.Net(SMALL + 'layer { name: "relu" type: "ReLU" bottom: "fc" top: "again" }')
+def test_two_layers_of_one_name_are_refused_where_parameters_are_found_by_it():
+    with pytest.raises(CaffeError, match="two layers are named 'conv'"):
+        caffe_bridge.Net(SMALL + 'layer { name: "conv" type: "ReLU" bottom: "fc" top: "again" }')
+
+
+def test_layers_without_parameters_may_share_a_name():
+    net = caffe_bridge.Net(SMALL + 'layer { name: "relu" type: "Power" bottom: "fc" top: "off" power_param { shift: 9 } }')
+    out = net(data=data(), blobs=["fc"])
+    assert torch.equal(out["off"], out["fc"] + 9)
+    assert len(net.layers) == len(net.graph.nodes)
+    assert torch.equal(pickle.loads(pickle.dumps(net))(data=data())["off"], out["off"])
 
 
 def test_loss_is_weighted_and_reaches_every_parameter():
