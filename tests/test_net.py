@@ -125,7 +125,9 @@ def test_two_layers_of_one_name_are_refused_where_parameters_are_found_by_it():
 
 
 def test_layers_without_parameters_may_share_a_name():
-    net = caffe_bridge.Net(SMALL + 'layer { name: "relu" type: "Power" bottom: "fc" top: "off" power_param { shift: 9 } }')
+    net = caffe_bridge.Net(
+        SMALL + 'layer { name: "relu" type: "Power" bottom: "fc" top: "off" power_param { shift: 9 } }'
+    )
     out = net(data=data(), blobs=["fc"])
     assert torch.equal(out["off"], out["fc"] + 9)
     assert len(net.layers) == len(net.graph.nodes)
