@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     pycaffe.install()
     phase = pycaffe.TEST if flags.phase == "TEST" else pycaffe.TRAIN
     net = pycaffe.Net(flags.model, phase, level=flags.level, stages=_caffe_flags.stages(flags))
-    names, last = list(net.layer_dict), len(net.layers) - 1
+    names, last = list(net._layer_names), len(net.layers) - 1
 
     log.info("Performing Forward")
     log.info("Initial loss: %s", number(net._forward(0, last)))
