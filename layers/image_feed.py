@@ -160,6 +160,10 @@ class ImageFeed(Layer):
                 self._pass_over(", ".join(self.image_path(entry) for entry in draw.entries), error)
         raise LayerError(f"no image can be read any more; the last trouble: {[*self.unreadable.values(), 'none'][-1]}")
 
+    def skip(self) -> None:
+        """Leave the next batch to another process: draw as `forward` does, and read nothing."""
+        self._next(self.images_per_batch())
+
     def _next(self, images: int) -> tuple[Draw, Future[Tops] | None]:
         """The next batch to deliver, and its preparation where a thread has it."""
         if self._threads is None:

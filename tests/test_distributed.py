@@ -7,12 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_run import SmallRun, finish, read_all, start
+from small_run import PROTOTXT, SmallRun, finish, read_all, start
 
-from caffe_bridge import config
+from caffe_bridge import config, definition
 from caffe_bridge.cli import run
+from caffe_bridge.datasets import get_imdb
 from caffe_bridge.distributed import Workers, _buckets, workers
 from caffe_bridge.errors import CaffeError
+from caffe_bridge.layers.mnc_data import MNCDataLayer
 from caffe_bridge.tools import test_net, train_net
 from caffe_bridge.training import Trainer
 
@@ -84,3 +86,18 @@ def test_messages_hold_tensors_of_one_type_and_limited_size(monkeypatch):
     tensors += [torch.zeros(1, dtype=torch.float64), torch.zeros(30, dtype=torch.float64)]
     assert [[tensor.numel() for tensor in bucket] for bucket in _buckets(tensors)] == [[4, 6], [1], [1], [30]]
     assert list(_buckets([])) == []
+
+
+def test_a_layer_that_leaves_an_image_to_others_draws_as_if_it_took_it(small):
+    config.cfg_from_file(small.folder / "small.yml")
+    imdb = get_imdb("shapes_train", small.folder / "data" / "shapes")
+    ends = []
+    for leaves in (False, True):
+        np.random.seed(5)
+        layer = MNCDataLayer(definition.read_net(PROTOTXT / "train.prototxt", "TRAIN").param.layer[0], [], "TRAIN")
+        layer.set_roidb(imdb.roidb())
+        layer.set_maskdb(imdb.maskdb())
+        for i in range(10):  # beyond the eight images, where it shuffles
+            layer.skip() if leaves and i % 2 else layer()
+        ends.append((layer.stream_state(), np.random.randint(1 << 30)))
+    assert ends[0] == ends[1]
