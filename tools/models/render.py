@@ -10,10 +10,22 @@ from caffe_bridge import schema, text_format
 
 from .catalogue import Definition
 from .model import Model
+from .zoo import Published
+
+WHAT = {
+    "train_test.prototxt": "Training and test network",
+    "deploy.prototxt": "Network to be fed",
+    "solver.prototxt": "Solver",
+}
 
 
-def files(definition: Definition) -> dict[str, str]:
+def files(definition: Definition | Published) -> dict[str, str]:
     """The text of each of a definition's files, by file name."""
+    if isinstance(definition, Published):
+        made = definition.files()
+        if "solver.prototxt" in made:
+            made["solver.prototxt"] = schema.SolverParameter(**made["solver.prototxt"])
+        return {name: _text(definition, WHAT[name], message) for name, message in made.items()}
     train, test = (net_message(definition, train=train) for train in (True, False))
     solver = schema.SolverParameter(train_net="train.prototxt", **definition.solver)
     return {
@@ -38,7 +50,7 @@ def net_message(definition: Definition, train: bool) -> Any:
     return message
 
 
-def _text(definition: Definition, what: str, message: Any) -> str:
+def _text(definition: Definition | Published, what: str, message: Any) -> str:
     lines = [
         f"{what} of {definition.about}.",
         f"{definition.paper}.",
