@@ -120,6 +120,76 @@ def mask_curves(
     return [outcomes.curve(instances, use_07_metric=True) for outcomes in judged]
 
 
+@dataclass(frozen=True)
+class Recall:
+    """How many objects proposals cover.
+
+    Attributes:
+        overlaps: float64 [G], of each object with the proposal it was given, rising.
+        thresholds, recalls: float64 [t], and the share of objects covered by at least these overlaps.
+        average: the mean of `recalls`; NaN, as they are, where there are no objects.
+    """
+
+    overlaps: np.ndarray
+    thresholds: np.ndarray
+    recalls: np.ndarray
+    average: float
+
+
+AREAS = {  # of objects, in pixels, ends included
+    "all": (0, 10**10),
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 10**10),
+    "96-128": (96**2, 128**2),
+    "128-256": (128**2, 256**2),
+    "256-512": (256**2, 512**2),
+    "512-inf": (512**2, 10**10),
+}
+
+
+def proposal_recall(
+    proposals: Sequence[np.ndarray],
+    boxes: Sequence[np.ndarray],
+    area: str = "all",
+    limit: int | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> Recall:
+    """Recall of the first `limit` proposals [n, 4] of each image.
+
+    Proposals are given to the ground-truth `boxes` [g, 4] whose area is in one of AREAS, each to one: again and again,
+    the pair with the largest overlap is matched. Thresholds are 0.5, 0.55 ... 0.95 unless given.
+    Source: py-faster-rcnn, imdb.evaluate_recall.
+    """
+    _check_lengths(proposals=proposals, boxes=boxes)
+    if area not in AREAS:
+        raise CaffeError(f"no range of areas is called {area!r}; there are {', '.join(AREAS)}")
+    low, high = AREAS[area]
+    covered = []
+    for candidates, truth in zip(proposals, boxes):
+        truth = np.asarray(truth, np.float64).reshape(-1, 4)
+        size = truth[:, 2:] - truth[:, :2] + 1
+        truth = truth[(size.prod(1) >= low) & (size.prod(1) <= high)]
+        covered.append(_greedy_overlaps(np.asarray(candidates).reshape(-1, 4)[:limit], truth))
+    found = np.sort(np.concatenate([np.empty(0), *covered]))
+    levels = np.arange(0.5, 0.95 + 1e-5, 0.05) if thresholds is None else np.asarray(thresholds, np.float64)
+    recalls = (found >= levels[:, None]).mean(1) if len(found) else np.full(len(levels), np.nan)
+    return Recall(found, levels, recalls, float(recalls.mean()))
+
+
+def _greedy_overlaps(candidates: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The overlap of each ground truth with the candidate it is matched with, 0 where there are not enough."""
+    found = np.zeros(len(truth))
+    overlap = overlaps(candidates, truth)
+    for number in range(min(overlap.shape)):
+        # Of equal overlaps, that of the first ground truth.
+        row = overlap.max(0).argmax()
+        column = overlap[:, row].argmax()
+        found[number] = overlap[column, row]
+        overlap[column], overlap[:, row] = -1, -1
+    return found
+
+
 def _check_lengths(**lists: Sequence) -> None:
     if len({len(values) for values in lists.values()}) > 1:
         counts = ", ".join(f"{name} {len(values)}" for name, values in lists.items())

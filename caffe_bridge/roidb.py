@@ -2,7 +2,8 @@
 
 An entry holds image (path), name, width, height (image pixels), flipped, boxes int32 [G, 4] (x1, y1, x2, y2; of the
 mirrored image where flipped), gt_classes int32 [G] from 1, max_classes (the same) and max_overlaps float32 [G] (1: the
-boxes are the ground truth).
+boxes are the ground truth). With proposals, boxes are float32 and go on with n proposals, whose gt_classes are 0, and
+whose max_classes and max_overlaps tell the class of the ground truth they overlap most, and the overlap.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from caffe_bridge import bbox_targets
+from caffe_bridge import bbox_targets, roi_sampling
+from caffe_bridge import boxes as box_arithmetic
 from caffe_bridge.config import cfg
+from caffe_bridge.errors import CaffeError
 
 if TYPE_CHECKING:
     from caffe_bridge.datasets.dataset import Dataset
@@ -27,10 +30,18 @@ class Permuting(Protocol):
     def permutation(self, x: Any) -> np.ndarray: ...
 
 
-def build(dataset: Dataset, flipped: bool = False) -> list[Entry]:
-    """The entries of a data set's `training_images`, without difficult objects."""
+def build(dataset: Dataset, flipped: bool = False, proposals: Sequence[np.ndarray] | None = None) -> list[Entry]:
+    """The entries of a data set, without difficult objects.
+
+    Without `proposals` (an array [n, 4] for every image, see `caffe_bridge.proposals`), those of `training_images`;
+    with them, those of all images that `roi_sampling.usable` finds something to train on in.
+
+    Raises:
+        CaffeError: nothing is left to train on.
+    """
+    images = dataset.training_images() if proposals is None else range(dataset.num_images)
     entries = []
-    for i in dataset.training_images():
+    for i in images:
         truth = dataset.annotation(i)
         rows = ~truth.difficult
         height, width = dataset.image_size(i)
@@ -47,7 +58,30 @@ def build(dataset: Dataset, flipped: bool = False) -> list[Entry]:
                 "max_overlaps": np.ones(int(rows.sum()), np.float32),
             }
         )
+    if proposals is not None:
+        entries = [with_proposals(entry, boxes) for entry, boxes in zip(entries, proposals)]
+        entries = [entry for entry in entries if roi_sampling.usable(entry["max_overlaps"])]
+        if not entries:
+            raise CaffeError(f"{dataset.name}: no proposal of its {dataset.num_images} images can be trained on")
     return entries + [mirrored(entry) for entry in entries] if flipped else entries
+
+
+def with_proposals(entry: Mapping[str, Any], proposals: np.ndarray) -> Entry:
+    """An entry of ground truth with proposals [n, 4] after its boxes."""
+    truth, classes = entry["boxes"], entry["gt_classes"]
+    proposals = np.asarray(proposals, np.float32).reshape(-1, 4)
+    overlap, nearest = np.zeros(len(proposals), np.float32), np.zeros(len(proposals), np.int32)
+    if len(truth) and len(proposals):
+        of_truth = box_arithmetic.overlaps(proposals, truth)
+        overlap = of_truth.max(1).astype(np.float32)
+        nearest = np.where(overlap > 0, classes[of_truth.argmax(1)], 0)
+    return {
+        **entry,
+        "boxes": np.concatenate([truth.astype(np.float32), proposals]),
+        "gt_classes": np.concatenate([classes, np.zeros(len(proposals), classes.dtype)]),
+        "max_classes": np.concatenate([entry["max_classes"], nearest]),
+        "max_overlaps": np.concatenate([entry["max_overlaps"], overlap]),
+    }
 
 
 def mirrored(entry: Mapping[str, Any]) -> Entry:

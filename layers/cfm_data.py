@@ -129,18 +129,19 @@ class CFMDataLayer(ImageFeed):
         self._entries()
         return super().images_per_batch()
 
-    def image_path(self, entry: int) -> str:
-        return self._entries().image_path_at(entry % self._entries().num_images)
+    def name_of(self, entry: int) -> str:
+        return self._entries().roidb_path_at(entry)
 
     def prepare(self, draw: Draw) -> Tops:
-        share, random = cfg.TRAIN.BATCH_SIZE // len(draw.entries), draw.random()
+        share, random, files = cfg.TRAIN.BATCH_SIZE // len(draw.entries), draw.random(), self._entries()
         images, parts = [], []
         for number, (entry, target_size) in enumerate(zip(draw.entries, draw.target_sizes)):
-            path = self._entries().roidb_path_at(entry)
+            path = files.roidb_path_at(entry)
             proposals = mask_proposals.read_training(path, self.classes)
             if proposals.masks.shape[1:] != (cfg.MASK_SIZE, cfg.MASK_SIZE):
                 raise CaffeError(f"{path}: has masks of {proposals.masks.shape[1:]}, MASK_SIZE is {cfg.MASK_SIZE}")
-            image, scale, size = image_feed.read_scaled(self.image_path(entry), proposals.flipped, target_size)
+            picture = files.image_path_at(entry % files.num_images)
+            image, scale, size = image_feed.read_scaled(picture, proposals.flipped, target_size)
             inside = _inside(proposals.boxes, *size)
             if not inside.all() and path not in self.outside:
                 self.outside[path] = int((~inside).sum())

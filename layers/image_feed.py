@@ -106,7 +106,7 @@ class ImageFeed(Layer):
     other layers keep that generator for themselves, and the layer draws from one of its own.
 
     Attributes:
-        unreadable: image path to the reason it was passed over.
+        unreadable: file names of a batch to the reason it was passed over.
     """
 
     bottoms = (0, 0)
@@ -135,8 +135,8 @@ class ImageFeed(Layer):
             raise LayerError(f"TRAIN.IMS_PER_BATCH is a number of images, not {images!r}")
         return images
 
-    def image_path(self, entry: int) -> str:
-        """The image file of an entry."""
+    def name_of(self, entry: int) -> str:
+        """The file that stands for an entry in messages."""
         raise NotImplementedError
 
     def prepare(self, draw: Draw) -> Tops:
@@ -157,8 +157,8 @@ class ImageFeed(Layer):
             try:
                 return prepared.result() if prepared is not None else self.prepare(draw)
             except CaffeError as error:
-                self._pass_over(", ".join(self.image_path(entry) for entry in draw.entries), error)
-        raise LayerError(f"no image can be read any more; the last trouble: {[*self.unreadable.values(), 'none'][-1]}")
+                self._pass_over(", ".join(self.name_of(entry) for entry in draw.entries), error)
+        raise LayerError(f"no image can be read any more; the last trouble: {[*self.unreadable.values()][-1]}")
 
     def skip(self) -> None:
         """Leave the next batch to another process: draw as `forward` does, and read nothing."""
@@ -176,12 +176,12 @@ class ImageFeed(Layer):
         assert self._threads is not None
         self._queue.append((draw, self._threads.submit(self.prepare, draw)))
 
-    def _pass_over(self, path: str, error: CaffeError) -> None:
+    def _pass_over(self, names: str, error: CaffeError) -> None:
         if self._refuse:
             raise LayerError(str(error)) from error
-        if path not in self.unreadable:
-            self.unreadable[path] = str(error)
-            logger.warning(f"{path} is passed over, {len(self.unreadable)} so far: {error}")
+        if names not in self.unreadable:
+            self.unreadable[names] = str(error)
+            logger.warning(f"{names} is passed over, {len(self.unreadable)} so far: {error}")
 
     def stream_state(self) -> dict[str, Any]:
         """The order, the position in it and what has been drawn ahead, for a snapshot."""

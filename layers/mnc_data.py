@@ -87,7 +87,7 @@ class MNCDataLayer(ImageFeed):
             raise LayerError(f"takes one image at a time; TRAIN.IMS_PER_BATCH is {cfg.TRAIN.IMS_PER_BATCH}")
         return 1
 
-    def image_path(self, entry: int) -> str:
+    def name_of(self, entry: int) -> str:
         return str(self._roidb[entry]["image"])
 
     def prepare(self, draw: Draw) -> Tops:

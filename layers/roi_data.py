@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffe_bridge import bbox_targets, roidb
+from caffe_bridge import bbox_targets, roi_sampling, roidb
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import LayerError
-from caffe_bridge.layers import image_feed, roi_sampling
+from caffe_bridge.layers import image_feed
 from caffe_bridge.layers.base import Shape
 from caffe_bridge.layers.image_feed import Draw, ImageFeed, Tops
 from caffe_bridge.registry import register_python
@@ -99,7 +99,7 @@ class RoIDataLayer(ImageFeed):
             raise LayerError(f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} cannot be shared by {images} images")
         return images
 
-    def image_path(self, entry: int) -> str:
+    def name_of(self, entry: int) -> str:
         return str(self._roidb[entry]["image"])
 
     def prepare(self, draw: Draw) -> Tops:

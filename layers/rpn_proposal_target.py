@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from caffe_bridge import boxes
+from caffe_bridge import boxes, roi_sampling
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import LayerError
-from caffe_bridge.layers import cascade, roi_sampling
+from caffe_bridge.layers import cascade
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.registry import register_python
 

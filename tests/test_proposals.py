@@ -1,0 +1,264 @@
+"""Proposals, the databases built on them and their recall, against what py-faster-rcnn computed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from pyfrcnn_cases import RecordedNet, close, load, names, settings
+
+from caffe_bridge import proposals, roidb
+from caffe_bridge.config import cfg, cfg_from_file, cfg_from_list
+from caffe_bridge.datasets.annotation import Annotation, Table
+from caffe_bridge.datasets.dataset import Dataset
+from caffe_bridge.datasets.dataset import load as load_dataset
+from caffe_bridge.datasets.source import Item
+from caffe_bridge.datasets.voc import VOCDetection
+from caffe_bridge.errors import CaffeError
+from caffe_bridge.evaluation import box_ap, proposal_recall
+
+
+def dataset_of(data: dict[str, np.ndarray], values: dict[str, Any]) -> Dataset:
+    annotations, sizes = [], []
+    for i in range(values["num_images"]):
+        truth = data[f"in_gt_boxes{i}"].astype(np.int32)
+        classes = data[f"in_gt_classes{i}"]
+        annotations.append(Annotation(truth.reshape(-1, 4), classes, np.zeros(len(classes), bool), None))
+        sizes.append(data[f"in_im{i}"].shape[:2])
+    classes = ("__background__", *(f"c{i}" for i in range(1, values["num_classes"])))
+    items = [Item(f"{i}", f"{i}.png") for i in range(len(sizes))]
+    return Dataset("recorded", classes, items, [Table.of(annotations, sizes, False)], False)
+
+
+def given(data: dict[str, np.ndarray], values: dict[str, Any]) -> list[np.ndarray] | None:
+    found = [data.get(f"in_proposals{i}") for i in range(values["num_images"])]
+    return None if found[0] is None else found
+
+
+def assert_entries(entries: list[dict[str, Any]], data: dict[str, np.ndarray]) -> None:
+    for i, entry in enumerate(entries):
+        close(entry["boxes"], data[f"out_boxes{i}"])
+        assert entry["gt_classes"].tolist() == data[f"out_gt_classes{i}"].tolist()
+        assert entry["flipped"] == bool(data[f"out_flipped{i}"])
+        overlaps = data[f"out_gt_overlaps{i}"]
+        close(entry["max_overlaps"], overlaps.max(1))
+        assert entry["max_classes"].tolist() == overlaps.argmax(1).tolist()
+    assert f"out_boxes{len(entries)}" not in data
+
+
+@pytest.mark.parametrize("case", names("roidb"))
+def test_training_database(case):
+    data, values = load(case)
+    dataset = dataset_of(data, values)
+    with settings(values.get("cfg")):
+        entries = roidb.build(dataset, cfg.TRAIN.USE_FLIPPED, given(data, values))
+        mean, deviation = roidb.add_regression_targets(entries, dataset.num_classes)
+    assert_entries(entries, data)
+    for i, entry in enumerate(entries):
+        close(entry["bbox_targets"], data[f"out_bbox_targets{i}"])
+        assert entry["max_classes"].tolist() == data[f"out_max_classes{i}"].tolist()
+    close(mean.ravel(), data["out_means"])
+    close(deviation.ravel(), data["out_stds"])
+    originals = [int(entry["name"]) for entry in entries if not entry["flipped"]]
+    assert originals == [number for number in data["out_kept"].tolist() if number < values["num_images"]]
+
+
+def write_voc(folder: Path, data: dict[str, np.ndarray], values: dict[str, Any]) -> list[str]:
+    """VOC's folders for a recorded case; returns the images' names."""
+    root = folder / f"VOC{values['year']}"
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+    images = [f"{i + 1:06d}" for i in range(values["num_images"])]
+    (root / "ImageSets" / "Main" / f"{values['image_set']}.txt").write_text("\n".join(images))
+    for i, name in enumerate(images):
+        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), data[f"in_im{i}"])
+        objects = ""
+        for *box, label, difficult in data[f"in_objects{i}"].tolist():
+            sides = zip(("xmin", "ymin", "xmax", "ymax"), box)
+            corners = "".join(f"<{side}>{corner}</{side}>" for side, corner in sides)
+            objects += f"<object><name> {values['names'][label].title()}</name><difficult>{difficult}</difficult>"
+            objects += f"<bndbox>{corners}</bndbox></object>"
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+    return images
+
+
+@pytest.mark.parametrize("case", [case for case in names("voc") if "use_difficult" not in case])
+def test_pascal_voc(case, tmp_path):
+    data, values = load(case)
+    write_voc(tmp_path, data, values)
+    dataset = load_dataset(case, VOCDetection(str(tmp_path), values["year"], values["image_set"]))
+    found = given(data, values)
+    if values["method"] == "selective_search":
+        path = tmp_path / "boxes.mat"
+        cells = np.empty(values["num_images"], object)
+        cells[:] = [data[f"in_ss{i}"] for i in range(values["num_images"])]
+        scipy.io.savemat(path, {"boxes": cells})
+        found = proposals.read(str(path))
+    with settings(values.get("cfg")):
+        if "without_gt" in case:
+            nothing = {"boxes": np.zeros((0, 4), np.int32), "width": 1, "flipped": False}
+            nothing |= {key: np.zeros(0, np.int32) for key in ("gt_classes", "max_classes", "max_overlaps")}
+            assert_entries([roidb.with_proposals(nothing, boxes) for boxes in found], data)
+        else:
+            cfg.TRAIN.BG_THRESH_LO = 0.0
+            assert_entries(roidb.build(dataset, values["flip"], found), data)
+    if values["evaluate"]:
+        for label in values["text_classes"]:
+            rows = [data[f"in_dets{i}"] for i in range(values["num_images"])]
+            written = [np.round(of_image[of_image[:, 0] == label, 1:].astype(np.float64), 1) for of_image in rows]
+            for of_image, text in zip(rows, written):
+                text[:, 4] = np.round(of_image[of_image[:, 0] == label, 5].astype(np.float64), 3)
+            found_ap = box_ap(written, *dataset.true_boxes(label), use_07_metric=values["year"] == "2007")
+            assert found_ap == pytest.approx(float(data[f"out_ap_c{label}"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("case", names("recall"))
+def test_recall(case):
+    data, values = load(case)
+    images = range(values["num_images"])
+    boxes, found = ([data[f"in_{name}{i}"] for i in images] for name in ("gt_boxes", "proposals"))
+    for area in values["areas"]:
+        recall = proposal_recall(found, boxes, area, values["limit"])
+        close(recall.overlaps, data[f"out_gt_overlaps_{area}"])
+        close(recall.thresholds, data[f"out_thresholds_{area}"])
+        close(recall.recalls, data[f"out_recalls_{area}"])
+        close(recall.average, data[f"out_ar_{area}"])
+
+
+def test_recall_without_objects_or_proposals():
+    box = np.array([[0, 0, 9, 9.0], [20, 20, 29, 29]])
+    assert np.isnan(proposal_recall([box], [box[:0]]).average)
+    assert proposal_recall([box[:0]], [box]).average == 0
+    assert proposal_recall([box[:1]], [box]).overlaps.tolist() == [0, 1]
+    assert proposal_recall([box], [box], thresholds=[1.0]).recalls.tolist() == [1]
+    with pytest.raises(CaffeError, match="no range of areas is called 'tiny'"):
+        proposal_recall([box], [box], "tiny")
+
+
+def test_proposals_of_an_rpn():
+    data, values = load("rpn_generate__two_images")
+    with settings(values["cfg"]):
+        for i in range(values["num_images"]):
+            net = RecordedNet({f"in_{name}": data[f"in_net_{name}{i}"] for name in ("rois", "scores")})
+            boxes, scores = proposals.propose(net, data[f"in_im{i}"])
+            close(boxes, data[f"out_boxes{i}"])
+            close(scores, data[f"in_net_scores{i}"])
+            np.testing.assert_allclose(net.asked["data"], data[f"out_data{i}"], atol=3e-4)
+            close(net.asked["im_info"], data[f"out_im_info{i}"])
+
+
+def test_settings_are_accepted_as_the_original_accepts_them(tmp_path):
+    data, values = load("merge_config__accepted_or_not")
+    for text, outcome in zip(values["yaml"], data["out_yaml"]):
+        path = tmp_path / "settings.yml"
+        path.write_text(text)
+        with settings():
+            accepted = _accepted(lambda path=path: cfg_from_file(path))
+        assert accepted == (outcome == 0) or "tuple" in text
+    for pair, outcome in zip(values["set"], data["out_set"]):
+        with settings():
+            accepted = _accepted(lambda pair=pair: cfg_from_list(pair))
+        assert accepted == (outcome == 0) or pair[1] == "(400,)"
+
+
+def _accepted(merge: Any) -> bool:
+    try:
+        merge()
+    except CaffeError:
+        return False
+    return True
+
+
+# -- files
+
+
+def test_files_come_back(tmp_path):
+    path = str(tmp_path / "proposals.pkl")
+    boxes = [np.array([[1, 2, 3, 4.5]], np.float32), np.zeros((0, 4), np.float32)]
+    proposals.write(path, boxes)
+    for got, want in zip(proposals.read(path), boxes):
+        np.testing.assert_array_equal(got, want)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        Path(path).write_bytes(pickle.dumps([box.astype(np.uint16) for box in boxes], protocol))
+        assert [box.shape for box in proposals.read(path)] == [(1, 4), (0, 4)]
+    with pytest.raises(CaffeError, match="cannot be written"):
+        proposals.write(str(tmp_path / "none" / "x.pkl"), boxes)
+
+
+def test_pickles_of_python_2_are_read(tmp_path):
+    """As numpy 1 under Python 2 wrote them, protocol 2."""
+    data = np.array([[1, 2, 3, 4]], "<f4").tobytes()
+    pickled = b"\x80\x02]cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    pickled += b"(K\x01K\x01K\x04\x86cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+    pickled += b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    pickled += b"\x89U" + bytes([len(data)]) + data + b"tba."
+    (tmp_path / "old.pkl").write_bytes(pickled)
+    assert proposals.read(str(tmp_path / "old.pkl"))[0].tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "no pickled list of arrays"),
+        (b"\x80\x02garbage", "no pickled list"),
+        (pickle.dumps({"a": 1}), "holds no list of arrays"),
+        (pickle.dumps([1, 2]), "holds no list of arrays"),
+        (pickle.dumps([np.zeros((2, 5))]), "image 0 are no boxes"),
+        (pickle.dumps([np.array([None])]), "arrays of type 'O8' are no numbers"),
+        (pickle.dumps([np.zeros((2, 4))], 2).replace(b"K\x02K\x04", b"J\xff\xff\xff\x7fK\x04"), "has 64 bytes"),
+        (b"cbuiltins\nbytes\n(I100000000000\ntR.", "no pickled list"),
+        (b"c_codecs\nencode\n(S'a'\nS'hex'\ntR.", "encoding 'hex'"),
+        (pickle.dumps(Path("x")), "it asks for pathlib"),
+        (b"cposix\nsystem\n(S'true'\ntR.", "it asks for posix.system"),
+    ],
+)
+def test_pickles_that_are_something_else(tmp_path, content, reason):
+    path = tmp_path / "proposals.pkl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CaffeError, match=reason):
+        proposals.read(str(path))
+
+
+def test_damaged_selective_search_files(tmp_path):
+    path = tmp_path / "boxes.mat"
+    with pytest.raises(CaffeError, match="No such file"):
+        proposals.read(str(path))
+    path.write_bytes(b"MATLAB 5.0 MAT-file, cut off")
+    with pytest.raises(CaffeError, match="no readable cell array"):
+        proposals.read(str(path))
+    scipy.io.savemat(path, {"other": 1})
+    with pytest.raises(CaffeError, match="no readable cell array"):
+        proposals.read(str(path))
+    cells = np.empty(1, object)
+    cells[0] = np.zeros((3, 5))
+    scipy.io.savemat(path, {"boxes": cells})
+    with pytest.raises(CaffeError, match="image 0 are no boxes"):
+        proposals.read(str(path))
+
+
+def test_proposals_outside_and_images_without_are_named(caplog):
+    data, values = load("roidb__rpn_proposals_empirical")
+    dataset = dataset_of(data, values)
+    found = given(data, values)
+    inside = [len(boxes) for boxes in proposals.fitting(dataset, found)]
+    assert inside == [len(boxes) for boxes in found] and not caplog.records
+    found[0] = np.concatenate([found[0], [[0, 0, 500, 5], [np.nan, 0, 5, 5], [9, 0, 5, 5], [-0.5, 0, 5, 5]]])
+    found[2] = np.zeros((0, 4))
+    fitting = proposals.fitting(dataset, found)
+    assert [len(boxes) for boxes in fitting] == [inside[0] + 1, inside[1], 0, inside[3]]
+    assert "left out: 0: 3 of 18" in caplog.text and "1 images have no proposal: 2" in caplog.text
+    with settings({"TRAIN.BG_THRESH_LO": 0.0}):
+        entries = roidb.build(dataset, True, fitting)
+        roidb.add_regression_targets(entries, dataset.num_classes)
+    assert len(entries) == 8 and len(entries[2]["boxes"]) == len(data["in_gt_boxes2"])
+    with pytest.raises(CaffeError, match="has 4 images, there are proposals for 3"):
+        proposals.fitting(dataset, found[:3])
+    with settings({"TRAIN.FG_THRESH": 2.0}), pytest.raises(CaffeError, match="no proposal of its 4 images"):
+        roidb.build(dataset, False, [np.zeros((0, 4))] * 4)
