@@ -32,13 +32,13 @@ def plot_training(path: str | Path, records: Sequence[Mapping[str, float]]) -> N
     panels: Sequence[Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     names = list(dict.fromkeys(name for record in records for name in record))
     for name in sorted(names, key=lambda name: name != "loss"):
-        panel = 2 if name == "lr" else 1 if "accuracy" in name else 0 if "loss" in name else None
-        if panel is None:
+        place = 2 if name == "lr" else 1 if "accuracy" in name else 0 if "loss" in name else None
+        if place is None:
             continue
         points = [(record["iter"], record[name]) for record in records if name in record]
         x, y = np.array(points, np.float64).T
         main = name in ("loss", "lr")
-        panels[panel].plot(
+        panels[place].plot(
             x, y, label="total loss" if name == "loss" else name, lw=2.0 if main else 0.9, zorder=2 + main
         )
     for panel, meaning in zip(panels, MEANING):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from caffe_bridge import evaluation, rle
+from caffe_bridge.boxes import overlaps
 from caffe_bridge.drawing import draw_instances, palette
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.found import Found
@@ -65,7 +66,8 @@ def coco_results(imdb: Dataset, found: Sequence[Found]) -> list[dict[str, Any]]:
 
 def coco_truth(imdb: Dataset) -> dict[str, Any]:
     """A data set's objects in COCO's format, with the numbers `coco_results` uses; difficult ones are crowds."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i, number in enumerate(image_ids(imdb)):
         height, width = imdb.image_size(i)
         file_name = os.path.basename(imdb.image_paths[i])
@@ -160,7 +162,7 @@ def mark(imdb: Dataset, image: int, found: Found) -> float:
         if theirs.masks is not None and ours.masks.shape[-1]:
             overlap = evaluation.mask_overlaps(ours.boxes, ours.masks, theirs.boxes, theirs.masks)
         else:
-            overlap = evaluation.overlaps(ours.boxes[:, :4].astype(np.float64), theirs.boxes.astype(np.float64))
+            overlap = overlaps(ours.boxes[:, :4].astype(np.float64), theirs.boxes.astype(np.float64))
         for row in np.argsort(-ours.boxes[:, 4], kind="stable"):
             best = int(overlap[row].argmax())
             if overlap[row, best] > 0.5:
@@ -217,8 +219,8 @@ def draw(image: np.ndarray, found: Found, classes: Sequence[str]) -> np.ndarray:
 def _true_instances(imdb: Dataset, image: int) -> Instances:
     truth = imdb.annotation(image)
     masks = np.zeros((len(truth), _TRUTH_SIZE, _TRUTH_SIZE), np.float32)
-    for k in range(len(truth) if truth.masks is not None else 0):
-        masks[k] = cv2.resize(truth.masks[k].astype(np.float32), masks.shape[1:])
+    for place, mask in zip(masks, truth.masks or ()):
+        place[:] = cv2.resize(mask.astype(np.float32), place.shape)
     boxes, classes = torch.from_numpy(truth.boxes.astype(np.float32)), torch.from_numpy(truth.classes.astype(np.int64))
     return Instances(boxes, classes, torch.ones(len(truth)), torch.from_numpy(masks))
 
