@@ -52,7 +52,7 @@ def googlenet() -> dict[str, Any]:
 
 
 def _ilsvrc(phase: str, split: str, batch_size: int, mirror: bool) -> Any:
-    transform = {"mirror": mirror, "crop_size": 224, "mean_value": [104, 117, 123]}
+    transform: dict[str, Any] = {"mirror": mirror, "crop_size": 224, "mean_value": [104, 117, 123]}
     return z.data(("data", "label"), f"ilsvrc12_{split}_lmdb", batch_size, z.phase(phase), **transform)
 
 
@@ -115,7 +115,7 @@ def _score(n: NetSpec, prefix: str, scores: str, name: str, weight: float) -> No
 
 
 def _conv(
-    n: NetSpec, prefix: str, name: str, bottom: str, channels: int, size: int, relu: str = "", **settings: int
+    n: NetSpec, prefix: str, name: str, bottom: str, channels: int, size: int, relu: str = "", **settings: Any
 ) -> str:
     top = z.conv(n, prefix + name, bottom, channels, size, z.XAVIER, 0.2, **settings)
     blocks.relu(n, f"{prefix}relu_{relu or name}", top)

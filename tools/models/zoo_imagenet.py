@@ -16,7 +16,7 @@ Files = dict[str, Any]
 CROPS = (10, 3, 227, 227)
 """What the published nets are fed: ten crops of one image."""
 
-CONVOLUTIONS: list[tuple[int, int, dict[str, int]]] = [
+CONVOLUTIONS: list[tuple[int, int, dict[str, Any]]] = [
     (96, 11, {"stride": 4}),
     (256, 5, {"pad": 2, "group": 2}),
     (384, 3, {"pad": 1}),
@@ -77,7 +77,7 @@ def classifier(n: NetSpec, norm_first: bool = False, bias: float = 1, scores: st
 
 
 def trunk(
-    n: NetSpec, convolutions: list[tuple[int, int, dict[str, int]]], biases: list[float], norm_first: bool = False
+    n: NetSpec, convolutions: list[tuple[int, int, dict[str, Any]]], biases: list[float], norm_first: bool = False
 ) -> str:
     """Five convolutions, from `data` to `pool5`; the first two are pooled and normalised, the last is pooled."""
     top = "data"
@@ -100,7 +100,7 @@ def _trained(name: str, prefix: str, body: z.Body) -> Files:
 
 
 def _ilsvrc(phase: str, split: str, batch_size: int, mirror: bool) -> Any:
-    transform = {"mirror": mirror, "crop_size": 227, "mean_file": "imagenet_mean.binaryproto"}
+    transform: dict[str, Any] = {"mirror": mirror, "crop_size": 227, "mean_file": "imagenet_mean.binaryproto"}
     return z.data(("data", "label"), f"ilsvrc12_{split}_lmdb", batch_size, z.phase(phase), **transform)
 
 

@@ -16,7 +16,7 @@ FRAMES = 16
 
 TOPS = ("data", "label", "clip_markers")
 
-CONVOLUTIONS: list[tuple[int, int, dict[str, int]]] = [
+CONVOLUTIONS: list[tuple[int, int, dict[str, Any]]] = [
     (96, 7, {"stride": 2}),
     (384, 5, {"group": 2, "stride": 2}),
     (512, 3, {"pad": 1}),
