@@ -87,7 +87,11 @@ def statistics(targets: Sequence[np.ndarray], classes: int) -> tuple[np.ndarray,
 
 
 def normalise(targets: Sequence[np.ndarray], mean: np.ndarray, deviation: np.ndarray) -> None:
-    """Subtract the mean and divide by the deviation of each row's class, in place; rows with label 0 are left."""
+    """Subtract the mean and divide by the deviation of each row's class, in place; rows with label 0 are left.
+
+    A deviation of 0, which only a class with equal targets has, does not divide.
+    """
+    deviation = np.where(deviation == 0, 1, deviation)
     for image in targets:
         rows = image[:, 0] > 0
         label = image[rows, 0].astype(int)

@@ -105,6 +105,7 @@ _MNC: dict[str, Any] = {
 }
 
 _PY_FASTER_RCNN: dict[str, Any] = {  # what differs from, or comes on top of, MNC's
+    "MNC_MODE": False,
     "DEDUP_BOXES": 1 / 16,
     "MODELS_DIR": os.path.join(_ROOT, "models", "pascal_voc"),
     "MATLAB": "matlab",

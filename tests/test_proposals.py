@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from pyfrcnn_cases import RecordedNet, close, load, names, settings
 
 from caffe_bridge import proposals, roidb
@@ -21,6 +23,8 @@ from caffe_bridge.datasets.source import Item
 from caffe_bridge.datasets.voc import VOCDetection
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.evaluation import box_ap, proposal_recall
+from caffe_bridge.training import Trainer
+from caffe_bridge.weights import read as read_weights
 
 
 def dataset_of(data: dict[str, np.ndarray], values: dict[str, Any]) -> Dataset:
@@ -172,6 +176,50 @@ def _accepted(merge: Any) -> bool:
     except CaffeError:
         return False
     return True
+
+
+# -- snapshots
+
+SNAPSHOT_NET = """
+layer {{ name: "data" type: "Python" top: "data" top: "rois" top: "labels" {tops}
+        python_param {{ module: "roi_data_layer.layer" layer: "RoIDataLayer" param_str: "'num_classes': 3" }} }}
+layer {{ name: "x" type: "DummyData" top: "x" dummy_data_param {{ shape {{ dim: 1 dim: 6 }} }} }}
+layer {{ name: "{name}" type: "InnerProduct" bottom: "x" top: "y" inner_product_param {{ num_output: 12 }} }}
+layer {{ name: "cls_score" type: "InnerProduct" bottom: "x" top: "c" inner_product_param {{ num_output: 3 }} }}
+layer {{ name: "cls_prob" type: "Softmax" bottom: "c" top: "p" }}
+layer {{ name: "loss" type: "Reduction" bottom: "y" top: "loss" loss_weight: 1 }}
+"""
+
+
+@pytest.mark.parametrize("case", names("snapshot"))
+def test_snapshots_predict_plain_boxes(case, tmp_path):
+    """Weights are given a recorded step instead of one of their own, and saved when the original saved them."""
+    data, values = load(case)
+    with settings(values["cfg"]):
+        dataset = dataset_of(data, values)
+        entries = roidb.build(dataset, True, given(data, values))
+        tops = [f'top: "bbox_{name}"' for name in ("targets", "inside_weights", "outside_weights")]
+        net = SNAPSHOT_NET.format(name=values["layer_name"], tops=" ".join(tops) if cfg.TRAIN.BBOX_REG else "")
+        (tmp_path / "net.prototxt").write_text(net)
+        solver = f'train_net: "{tmp_path}/net.prototxt" base_lr: 0 lr_policy: "fixed" snapshot_prefix: "vgg"'
+        trainer = Trainer(solver, folder=tmp_path / "out")
+        trainer.feed(SimpleNamespace(name="recorded", num_classes=3, roidb=lambda flipped: entries))
+        assert len(entries) == int(data["out_entries"])
+        weight, bias = (blob.data for blob in trainer.net.params[values["layer_name"]])
+        weight.copy_(torch.from_numpy(data["in_weight"])), bias.copy_(torch.from_numpy(data["in_bias"]))
+        for number, want in enumerate(data["out_filenames"].tolist()):
+            iteration = int(want.rpartition("_")[2].partition(".")[0])
+            while trainer.iter < iteration:
+                weight += torch.from_numpy(data["in_step_weight"])
+                bias += torch.from_numpy(data["in_step_bias"])
+                trainer.iter += 1
+            trainer.snapshot()
+            assert Path(trainer.saved).name == want
+            saved = read_weights(trainer.saved).layers[values["layer_name"]]
+            close(saved[0], data[f"out_weight{number}"])
+            close(saved[1], data[f"out_bias{number}"])
+        close(weight, data["out_weight_after"])
+        close(bias, data["out_bias_after"])
 
 
 # -- files

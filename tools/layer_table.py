@@ -17,7 +17,8 @@ from caffe_bridge.errors import CaffeError
 from caffe_bridge.layers.base import Layer
 
 ROOT = Path(__file__).resolve().parent.parent
-ORIGINS = {"pylayer": "MNC", "transform": "MNC", "rpn": "py-faster-rcnn", "roi_data_layer": "py-faster-rcnn"}
+ORIGINS = {"pylayer": "MNC", **dict.fromkeys(("rpn", "roi_data_layer", "transform"), "py-faster-rcnn")}
+OPERATIONS = {"sigmoid_ce": "sigmoid_cross_entropy", "torch_transform": "torch_image_transform"}
 VARIANTS = {"ConvolutionND": "Convolution", "DropoutTest": "Dropout", "PoolingMask": "Pooling"}
 FOLDERS = {"MNC": "mnc", "py-faster-rcnn": "pyfrcnn"}
 
@@ -110,7 +111,7 @@ def recorded_cases(root: Path) -> Counter[tuple[str, str]]:
     for folder in FOLDERS.values():
         for path in (reference / folder).glob("*__*.npz"):
             operation = path.stem.partition("__")[0]
-            counts[folder, _squash("sigmoid_cross_entropy" if operation == "sigmoid_ce" else operation)] += 1
+            counts[folder, _squash(OPERATIONS.get(operation, operation))] += 1
     return counts
 
 
