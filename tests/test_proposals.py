@@ -14,7 +14,7 @@ import scipy.io
 import torch
 from pyfrcnn_cases import RecordedNet, close, load, names, settings
 
-from caffe_bridge import proposals, roidb
+from caffe_bridge import proposals, result_files, roidb
 from caffe_bridge.config import cfg, cfg_from_file, cfg_from_list
 from caffe_bridge.datasets.annotation import Annotation, Table
 from caffe_bridge.datasets.dataset import Dataset
@@ -22,7 +22,9 @@ from caffe_bridge.datasets.dataset import load as load_dataset
 from caffe_bridge.datasets.source import Item
 from caffe_bridge.datasets.voc import VOCDetection
 from caffe_bridge.errors import CaffeError
-from caffe_bridge.evaluation import box_ap, proposal_recall
+from caffe_bridge.evaluation import proposal_recall
+from caffe_bridge.found import Found
+from caffe_bridge.testing import evaluate
 from caffe_bridge.training import Trainer
 from caffe_bridge.weights import read as read_weights
 
@@ -91,7 +93,7 @@ def write_voc(folder: Path, data: dict[str, np.ndarray], values: dict[str, Any])
     return images
 
 
-@pytest.mark.parametrize("case", [case for case in names("voc") if "use_difficult" not in case])
+@pytest.mark.parametrize("case", names("voc"))
 def test_pascal_voc(case, tmp_path):
     data, values = load(case)
     write_voc(tmp_path, data, values)
@@ -103,6 +105,11 @@ def test_pascal_voc(case, tmp_path):
         cells[:] = [data[f"in_ss{i}"] for i in range(values["num_images"])]
         scipy.io.savemat(path, {"boxes": cells})
         found = proposals.read(str(path))
+    if values.get("use_diff"):
+        assert [dataset.annotation(i).boxes.tolist() for i in range(dataset.num_images)] == [
+            data[f"out_boxes{i}"].tolist() for i in range(values["num_images"])
+        ]
+        return
     with settings(values.get("cfg")):
         if "without_gt" in case:
             nothing = {"boxes": np.zeros((0, 4), np.int32), "width": 1, "flipped": False}
@@ -112,13 +119,24 @@ def test_pascal_voc(case, tmp_path):
             cfg.TRAIN.BG_THRESH_LO = 0.0
             assert_entries(roidb.build(dataset, values["flip"], found), data)
     if values["evaluate"]:
-        for label in values["text_classes"]:
-            rows = [data[f"in_dets{i}"] for i in range(values["num_images"])]
-            written = [np.round(of_image[of_image[:, 0] == label, 1:].astype(np.float64), 1) for of_image in rows]
-            for of_image, text in zip(rows, written):
-                text[:, 4] = np.round(of_image[of_image[:, 0] == label, 5].astype(np.float64), 3)
-            found_ap = box_ap(written, *dataset.true_boxes(label), use_07_metric=values["year"] == "2007")
-            assert found_ap == pytest.approx(float(data[f"out_ap_c{label}"]), abs=1e-9)
+        assert_evaluation(dataset, data, values, tmp_path)
+
+
+def assert_evaluation(dataset: Dataset, data: dict[str, np.ndarray], values: dict[str, Any], folder: Path) -> None:
+    nothing, found = np.zeros(0), []
+    for i in range(values["num_images"]):
+        rows = data[f"in_dets{i}"]
+        masks = np.zeros((len(rows), 0, 0), bool)
+        found.append(Found(rows[:, 1:], rows[:, 0].astype(np.int64), masks, nothing, nothing.astype(np.int64)))
+    report = evaluate(dataset, found, "det", use_07_metric=values["year"] == "2007")
+    dataset.name = f"voc_{values['year']}_{values['image_set']}"
+    result_files.write_voc(folder, dataset, found)
+    text = ""
+    for label in values["text_classes"]:
+        assert report.boxes[label - 1].ap == pytest.approx(float(data[f"out_ap_c{label}"]), abs=1e-9)
+        name = f"comp4_det_{values['image_set']}_{values['names'][label]}.txt"
+        text += (folder / name).read_text()
+    assert text == str(data["out_results_text"])
 
 
 @pytest.mark.parametrize("case", names("recall"))
