@@ -43,9 +43,12 @@ def tools(tmp_path, monkeypatch):
     package = type(sys)("caffe_bridge.tools")
     package.__path__ = [str(tmp_path)]
     monkeypatch.setitem(sys.modules, "caffe_bridge.tools", package)
-    monkeypatch.delitem(sys.modules, "caffe_bridge.tools.count", raising=False)
+    names = [f"caffe_bridge.tools.{name}" for name in ("count", "caffe_time", "draw_net")]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield
-    sys.modules.pop("caffe_bridge.tools.count", None)
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 def run_script(tmp_path, body, **options):
