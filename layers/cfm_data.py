@@ -90,7 +90,8 @@ class CFMDataLayer(ImageFeed):
         data: Shape = (super().images_per_batch(), 3, *largest)
         small, mask = (1, 1, *[cfg.TEST.CFM_INPUT_MASK_SIZE] * 2), (1, 1, cfg.MASK_SIZE, cfg.MASK_SIZE)
         columns = (1, 4 * self.classes)
-        return [data, (1, 4), small, (1, 1), (1, 1), columns, mask, columns, columns, mask]
+        # The original says (1, 4) for the RoIs, which the layers behind do not take.
+        return [data, (1, 5), small, (1, 1), (1, 1), columns, mask, columns, columns, mask]
 
     def set_image_info(self, imdb: ProposalFiles, mean: np.ndarray, std: np.ndarray) -> None:
         """Take the images with their proposals, and shuffle them.
