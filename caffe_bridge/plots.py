@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from caffe_bridge.evaluation import Curve
 
 ENTRIES = 16  # most lines a legend names
+SMOOTHED = 10  # records
 MEANING = ("loss", "accuracy", "learning rate")
 
 
@@ -26,7 +27,8 @@ def plot_training(path: str | Path, records: Sequence[Mapping[str, float]]) -> N
 
     Args:
         records: by rising "iter", values by name; names with "accuracy" in them go to the second panel, "lr" to the
-            third, those with "loss" to the first, others nowhere.
+            third, those with "loss" to the first, others nowhere. All but "loss" and "lr" are values of one pass;
+            their running mean is drawn.
     """
     figure = _figure(8.0, 9.0)
     panels: Sequence[Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
@@ -38,16 +40,16 @@ def plot_training(path: str | Path, records: Sequence[Mapping[str, float]]) -> N
         points = [(record["iter"], record[name]) for record in records if name in record]
         x, y = np.array(points, np.float64).T
         main = name in ("loss", "lr")
-        panels[place].plot(
-            x, y, label="total loss" if name == "loss" else name, lw=2.0 if main else 0.9, zorder=2 + main
-        )
+        label = "total loss" if name == "loss" else name
+        panels[place].plot(x, y if main else _smoothed(y), label=label, lw=2.0 if main else 1.0, zorder=2 + main)
     for panel, meaning in zip(panels, MEANING):
         panel.set_ylabel(meaning)
         panel.grid(alpha=0.3)
         if len(panel.lines) > 1:
             panel.legend(fontsize=7, ncols=2, loc="best")
-    if len(panels[0].lines):
-        panels[0].set_ylim(bottom=0)
+    for panel in (panels[0], panels[2]):
+        if len(panel.lines):
+            panel.set_ylim(bottom=0)
     panels[1].set_ylim(0, 1.02)
     panels[2].set_xlabel("iteration")
     _save(figure, path)
@@ -108,6 +110,14 @@ def contact_sheet(pictures: Sequence[tuple[str, np.ndarray]], columns: int = 4, 
             sheet[: frame.shape[0], i * width : (i + 1) * width] = frame
         rows.append(sheet)
     return np.concatenate(rows)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """The mean of each value and those up to SMOOTHED before it."""
+    sums = np.concatenate([[0.0], values.cumsum()])
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - SMOOTHED, 0)
+    return (sums[last] - sums[first]) / (last - first)
 
 
 def _figure(width: float, height: float) -> Figure:
