@@ -12,6 +12,7 @@ import caffe_bridge.pycaffe as caffe
 from caffe_bridge import randomness, schema
 from caffe_bridge.errors import CaffeError, SolverError
 from caffe_bridge.pycaffe.solvers import get_solver
+from caffe_bridge.solver_loop import number
 
 NET = """
 name: "regression"
@@ -237,3 +238,8 @@ def test_get_solver_picks_the_class_and_classes_override_the_type(tmp_path):
     path.write_text(SOLVER % ("RMSProp", "", tmp_path / "snap", ""))
     assert type(caffe.get_solver(str(path))) is caffe.RMSPropSolver
     assert caffe.SGDSolver(str(path)).param.type == "SGD"
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0, "0"), (0.5, "0.5"), (1e-7, "1e-07"), (1234567.0, "1.23457e+06")])
+def test_numbers_are_logged_as_caffe_prints_them(value, text):
+    assert number(value) == text
