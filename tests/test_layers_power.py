@@ -50,6 +50,14 @@ def test_negative_base():
     assert math.isnan(run("power: 0.5", [-1.0])[0][0])
 
 
-def test_in_place_gradient_reads_the_top():
-    assert run("power: 2", [3.0], 'bottom: "x" top: "x"') == ([9], [18])
-    assert run("power: 3", [2.0], 'bottom: "x" top: "x"') == ([8], [3])
+@pytest.mark.parametrize(
+    ("fields", "bottom", "top", "gradient"),
+    [
+        ("scale: 3", 2.0, 6, 9),
+        ("power: 2", 3.0, 9, 18**2),
+        ("power: 3", 2.0, 8, 3**2),
+        ("power: 3 shift: 1", 1.0, 8, pytest.approx((3 * 8 / 9) ** 2)),
+    ],
+)
+def test_in_place_gradient_is_the_slope_at_the_top_squared(fields, bottom, top, gradient):
+    assert run(fields, [bottom], 'bottom: "x" top: "x"') == ([top], [gradient])
