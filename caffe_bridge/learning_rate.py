@@ -28,7 +28,7 @@ def learning_rate(param: Any, iteration: int, current_step: int = 0) -> tuple[fl
         raise SolverError(f"lr_policy '{policy}' needs gamma >= 0, not {gamma}")
     if policy in ("step", "sigmoid") and param.stepsize <= 0:
         raise SolverError(f"lr_policy '{policy}' needs stepsize > 0")
-    if policy == "poly" and not 0 <= iteration <= param.max_iter > 0:
+    if policy == "poly" and not _poly_is_defined(param, iteration):
         raise SolverError(f"lr_policy 'poly' ends at max_iter {param.max_iter}; iteration {iteration} has no rate")
     if policy == "step":
         current_step = iteration // param.stepsize
@@ -45,3 +45,11 @@ def learning_rate(param: Any, iteration: int, current_step: int = 0) -> tuple[fl
         "sigmoid": lambda: 1 / (1 + math.exp(-gamma * (iteration - param.stepsize))),
     }[policy]
     return base * factor(), current_step
+
+
+def _poly_is_defined(param: Any, iteration: int) -> bool:
+    """Whether (1 - iteration / max_iter) ^ power is a number; beyond max_iter it is for whole powers alone."""
+    if param.max_iter <= 0:
+        return False
+    left = param.max_iter - iteration
+    return left > 0 or (left == 0 and param.power >= 0) or (left < 0 and param.power == int(param.power))

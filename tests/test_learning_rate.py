@@ -57,3 +57,10 @@ def test_poly_ends_at_max_iter():
     assert learning_rate(solver('lr_policy: "poly" power: 0.5'), 100)[0] == 0
     with pytest.raises(SolverError, match="ends at max_iter 100"):
         learning_rate(solver('lr_policy: "poly" power: 0.5'), 101)
+
+
+def test_poly_goes_on_beyond_max_iter_where_the_power_is_whole():
+    assert learning_rate(solver('lr_policy: "poly" power: 2'), 150)[0] == pytest.approx(0.5 * 0.25)
+    assert learning_rate(solver('lr_policy: "poly" power: 1'), 150)[0] == pytest.approx(-0.25)
+    with pytest.raises(SolverError, match="has no rate"):
+        learning_rate(solver('lr_policy: "poly" power: -1'), 100)
