@@ -49,6 +49,7 @@ class _Recurrent(Layer):
         self._check_count("bottom", len(bottom_shapes), (2 + exposed, 3 + exposed))
         self._check_count("top", len(self.param.top), (1 + exposed, 1 + exposed))
         self.static = len(bottom_shapes) == 3 + exposed
+        self.constants = range(len(bottom_shapes) - exposed, len(bottom_shapes))
         x = bottom_shapes[0]
         canonical_axis(2, len(x))
         self.steps, self.inputs = x[0], math.prod(x[2:])

@@ -149,6 +149,7 @@ def test_exposed_states(kind):
         np.testing.assert_allclose(got.numpy()[0], state, atol=1e-12)
     top.sum().backward()
     assert [b.grad is not None for b in bottoms] == [True, False, True] + [False] * len(last)
+    assert list(layer.constants) == list(range(3, len(bottoms)))
     torch.testing.assert_close(layer(*bottoms)[0], top)
 
 
