@@ -103,7 +103,7 @@ def build_graph(definition: NetDefinition, phase: str, python_layers: str = "reg
             sharing.add(node, param)
         except LayerError as error:
             raise error.located(param.name, param.type, where, bottom_shapes) from error
-        _mark_gradients(node, param, made_grad)
+        _mark_gradients(node, param, original, made_grad)
         for name, shape in zip(node.tops, made):
             shapes[name] = shape
         if param.type == "Input":
@@ -211,11 +211,15 @@ class _Sharing:
                 raise LayerError(f"shared parameter '{spec.name}' has another {key} in layer '{owner}'")
 
 
-def _mark_gradients(node: Node, param: Any, made_grad: dict[str, bool]) -> None:
+def _mark_gradients(node: Node, param: Any, original: Any, made_grad: dict[str, bool]) -> None:
+    # Whether the layer runs backward follows from the multipliers in the file, as in Caffe: a BatchNorm without any
+    # does, though the layer freezes its statistics itself.
+    given = [spec.lr_mult for spec in original.param]
+    learns = any(given) or len(given) < len(node.layer.blobs)
     reached = [made_grad[name] for name in node.bottoms]
     node.bottom_need_backward = list(param.propagate_down) or list(reached)
     node.param_need_backward = [spec.lr_mult != 0 for spec in param.param]
-    node.need_backward = any(reached) or any(node.param_need_backward)
+    node.need_backward = any(reached) or learns
     for name in node.tops:
         made_grad[name] = made_grad.get(name, False) or node.need_backward
 

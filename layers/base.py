@@ -84,8 +84,6 @@ class Layer(torch.nn.Module):
         no_gradient (or set in `setup`): bottoms whose gradient Caffe refuses to compute (labels);
             ALL_BOTTOMS for layers without a backward pass.
         constants: bottoms the layer takes as constants; they get no gradient, and asking for it is no error.
-        sets_gradients: backward sets the parameters' diffs instead of adding to them (the pycaffe face; in the torch
-            face gradients add up, as torch's do).
     """
 
     ALL_BOTTOMS: ClassVar[range] = range(1 << 20)
@@ -96,7 +94,6 @@ class Layer(torch.nn.Module):
     auto_tops: ClassVar[bool] = False
     is_loss: ClassVar[bool] = False
     shares_data: ClassVar[bool] = False
-    sets_gradients: ClassVar[bool] = False
     source: ClassVar[str] = "BVLC"
     no_gradient: Iterable[int] = ()
     constants: Iterable[int] = ()
@@ -137,6 +134,13 @@ class Layer(torch.nn.Module):
     def allow_force_backward(self, bottom: int) -> bool:
         """Whether `force_backward` may ask for this bottom's gradient."""
         return not self.stops_gradient(bottom)
+
+    def sets_gradient(self, blob: int, bottom_shapes: Sequence[Shape]) -> bool:
+        """Whether Caffe's backward sets this blob's diff instead of adding to it, for bottoms of these shapes.
+
+        The pycaffe face follows it; in the torch face gradients add up, as torch's do.
+        """
+        return False
 
     def stops_gradient(self, bottom: int) -> bool:
         """Whether this bottom never gets a gradient, by refusal or as a constant."""

@@ -144,7 +144,6 @@ class SegNetBN(BN):
     """
 
     EPS = 1e-9
-    sets_gradients = True
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         param = self.param.bn_param
@@ -155,6 +154,9 @@ class SegNetBN(BN):
         self.channels = _check_axes(bottom_shapes[0])
         for filler in (param.scale_filler, param.shift_filler):
             self.add_blob((1, self.channels, 1, 1), filler)
+
+    def sets_gradient(self, blob: int, bottom_shapes: Sequence[Shape]) -> bool:
+        return True
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         _check_axes(bottom_shapes[0], self.channels)

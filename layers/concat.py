@@ -11,7 +11,7 @@ from caffe_bridge.registry import register
 
 @register("Concat")
 class Concat(Layer):
-    """Bottoms joined along `axis` (or the older `concat_dim`)."""
+    """Bottoms joined along `axis` (or the older `concat_dim`); of a single one, the top is a view."""
 
     bottoms = (1, None)
 
@@ -20,6 +20,7 @@ class Concat(Layer):
         if param.HasField("axis") and param.HasField("concat_dim"):
             raise LayerError("give axis or concat_dim, not both")
         self.axis = param.concat_dim if param.HasField("concat_dim") else param.axis
+        self.shares_data = len(bottom_shapes) == 1  # type: ignore[misc]
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         first = bottom_shapes[0]
@@ -30,4 +31,4 @@ class Concat(Layer):
         return [(*first[:axis], sum(shape[axis] for shape in bottom_shapes), *first[axis + 1 :])]
 
     def forward(self, *bottoms: torch.Tensor) -> torch.Tensor:
-        return torch.cat(bottoms, self.axis)
+        return torch.cat(bottoms, self.axis) if len(bottoms) > 1 else bottoms[0].view_as(bottoms[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,6 +71,17 @@ class Scale(Layer):
         for operand in operands:
             check_operand(bottom_shapes[0], operand, self.axis)
         return [bottom_shapes[0]]
+
+    def sets_gradient(self, blob: int, bottom_shapes: Sequence[Shape]) -> bool:
+        """Caffe writes the learned scale's product, or its sum over inner axes, into the diff where nothing is left to
+        sum: a scale of the bottom's own size, or one item before `axis` (a batch of 1). Only a sum down to one number
+        is added.
+        """
+        if not self.learned or blob:
+            return False
+        shape, size = bottom_shapes[0], self.blobs[0].numel()
+        outer = math.prod(shape[: canonical_axis(self.axis, len(shape))])
+        return math.prod(shape) == size or (outer == 1 and size != 1)
 
     def forward(self, bottom: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         factor = self.blobs[0] if scale is None else scale

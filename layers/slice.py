@@ -11,7 +11,10 @@ from caffe_bridge.registry import register
 
 @register("Slice")
 class Slice(Layer):
-    """The bottom cut along `axis` (or the older `slice_dim`): at each slice_point, or into equal parts."""
+    """The bottom cut along `axis` (or the older `slice_dim`): at each slice_point, or into equal parts.
+
+    A single top is a view of the bottom.
+    """
 
     tops = (1, None)
 
@@ -21,6 +24,7 @@ class Slice(Layer):
             raise LayerError("give axis or slice_dim, not both")
         self.axis = param.slice_dim if param.HasField("slice_dim") else param.axis
         self.parts = len(self.param.top)
+        self.shares_data = self.parts == 1  # type: ignore[misc]
         self.points = list(param.slice_point)
         if self.points and len(self.points) != self.parts - 1:
             raise LayerError(f"{self.parts} tops take {self.parts - 1} slice_point(s), {len(self.points)} given")

@@ -65,3 +65,22 @@ def test_refuses_operands_that_do_not_fit(kind):
     for operand in ((4,), (3, 1)):
         with pytest.raises(CaffeError, match="does not fit"):
             make_layer(f'type: "{kind}"', (2, 3), operand).top_shapes([(2, 3), operand])
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "sets"),
+    [
+        ("", (1, 3, 4, 5), True),
+        ("", (2, 3, 4, 5), False),
+        ("axis: 0", (3, 4), True),
+        ("axis: 0 num_axes: -1", (2, 3), True),
+        ("axis: 1 num_axes: -1", (2, 3), False),
+        ("", (1, 1, 4, 5), False),
+        ("num_axes: 0", (1, 3), False),
+        ("num_axes: 0", (1, 1), True),
+    ],
+)
+def test_the_scales_diff_is_set_where_nothing_is_left_to_sum(fields, shape, sets):
+    layer = make_layer(f'type: "Scale" scale_param {{ bias_term: true {fields} }}', shape)
+    assert layer.sets_gradient(0, [shape]) == sets
+    assert not layer.sets_gradient(1, [shape])

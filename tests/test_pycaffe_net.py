@@ -341,3 +341,68 @@ def test_running_in_batches_needs_arrays(net):
     for run in (net.forward_all, net.forward_backward_all):
         with pytest.raises(CaffeError, match="needs"):
             run()
+
+
+def make_net(folder, layers, phase=caffe.TRAIN):
+    path = folder / "net.prototxt"
+    path.write_text(layers)
+    return caffe.Net(str(path), phase)
+
+
+@pytest.mark.parametrize(("batch", "times"), [(1, 1), (2, 2)])
+def test_a_scale_of_one_image_sets_its_diff(tmp_path, batch, times):
+    net = make_net(
+        tmp_path,
+        f"""input: "x" input_shape {{ dim: {batch} dim: 2 dim: 3 }}
+        layer {{ name: "scale" type: "Scale" bottom: "x" top: "y" scale_param {{ bias_term: true }} }}
+        layer {{ name: "sum" type: "Reduction" bottom: "y" top: "sum" loss_weight: 1 }}""",
+    )
+    net.blobs["x"].data[...] = 1
+    net.forward()
+    net.backward()
+    net.backward()
+    np.testing.assert_allclose(net.params["scale"][0].diff, times * batch * 3)
+    np.testing.assert_allclose(net.params["scale"][1].diff, 2 * batch * 3)
+
+
+@pytest.mark.parametrize(("specs", "runs"), [("", True), ("param { lr_mult: 0 } " * 3, False)])
+def test_a_batch_norm_without_multipliers_starts_gradients(tmp_path, specs, runs):
+    net = make_net(
+        tmp_path,
+        f"""input: "x" input_shape {{ dim: 4 dim: 2 }}
+        layer {{ name: "bn" type: "BatchNorm" bottom: "x" top: "y" {specs} }}
+        layer {{ name: "sum" type: "Reduction" bottom: "y" top: "sum" loss_weight: 2 }}""",
+    )
+    net.blobs["x"].data[...] = [[1, 0], [2, 1], [3, 5], [7, 4]]
+    net.forward()
+    net.backward()
+    np.testing.assert_array_equal(net.blobs["y"].diff, 2 if runs else 0)
+    assert not any(blob.diff.any() for blob in net.params["bn"])
+
+
+def test_a_layer_may_share_a_parameter_with_itself(tmp_path):
+    net = make_net(
+        tmp_path,
+        """input: "x" input_shape { dim: 4 dim: 2 }
+        layer { name: "scale" type: "Scale" bottom: "x" top: "y" scale_param { bias_term: true }
+                param { name: "both" } param { name: "both" } }""",
+    )
+    net.blobs["x"].data[...] = 2
+    net.params["scale"][1].data[...] = [3, 5]
+    np.testing.assert_array_equal(net.forward()["y"], [[9, 15]] * 4)
+
+
+@pytest.mark.parametrize("kind", ["Concat", "Slice"])
+def test_concat_of_one_and_slice_into_one_are_views(tmp_path, kind):
+    net = make_net(
+        tmp_path,
+        f"""force_backward: true input: "x" input_shape {{ dim: 2 dim: 2 }}
+        layer {{ name: "same" type: "{kind}" bottom: "x" top: "y" }}
+        layer {{ name: "relu" type: "ReLU" bottom: "y" top: "y" }}""",
+    )
+    net.blobs["x"].data[...] = [[1, -2], [-3, 4]]
+    net.forward()
+    np.testing.assert_array_equal(net.blobs["x"].data, [[1, 0], [0, 4]])
+    net.blobs["y"].diff[...] = 5
+    net.backward()
+    np.testing.assert_array_equal(net.blobs["x"].diff, [[5, 0], [0, 5]])

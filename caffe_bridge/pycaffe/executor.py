@@ -53,7 +53,7 @@ class Executor:
                     blob = ParameterBlob(parameter)
                     self.owned_params.append(blob)
                 else:
-                    shared = self.params[owner][index]
+                    shared = (blobs if owner == node.name else self.params[owner])[index]
                     assert isinstance(shared, ParameterBlob)
                     blob = shared if shared.shape == shape else ParameterBlob(parameter, shape)
                 blobs.append(blob)
@@ -157,13 +157,14 @@ class Executor:
         self._backward_layer(node, index, bottoms, tops)
 
     def _backward_layer(self, node: Node, index: int, bottoms: list[Blob], tops: list[Blob]) -> None:
-        if [value.shape for value in self._passes[index].bottoms] != [blob.shape for blob in bottoms]:
+        shapes = [blob.shape for blob in bottoms]
+        if [value.shape for value in self._passes[index].bottoms] != shapes:
             self._compute(node, index, bottoms)  # no forward pass since the bottoms got their shapes
         done = self._passes[index]
         differentiable = [need and i not in node.layer.constants for i, need in enumerate(node.bottom_need_backward)]
         wanted = [(b, v) for b, v, need in zip(bottoms, done.bottoms, differentiable) if need]
         params = [
-            (blob, node.layer.blobs.parameter(i))
+            (i, blob, node.layer.blobs.parameter(i))
             for i, (blob, need) in enumerate(zip(self.params.get(node.name, []), node.param_need_backward))
             if need
         ]
@@ -172,7 +173,7 @@ class Executor:
             for blob, _ in wanted:
                 blob.diff_tensor.zero_()
             return
-        leaves = [value for _, value in wanted] + [parameter for _, parameter in params]
+        leaves = [value for _, value in wanted] + [parameter for _, _, parameter in params]
         if not leaves:
             return
         gradients = torch.autograd.grad(
@@ -183,10 +184,10 @@ class Executor:
                 blob.diff_tensor.zero_()
             else:
                 blob.diff_tensor.copy_(gradient)
-        for (blob, _), gradient in zip(params, gradients[len(wanted) :]):
+        for (i, blob, _), gradient in zip(params, gradients[len(wanted) :]):
             if gradient is None:
                 continue
-            if node.layer.sets_gradients:
+            if node.layer.sets_gradient(i, shapes):
                 blob.diff_tensor.zero_()
             blob.diff_tensor.add_(gradient.view(blob.shape))
 
