@@ -44,13 +44,13 @@ class Chosen(NamedTuple):
     """The proposals [n, 4] for an image, by falling score.
 
     Attributes:
-        index: number (h * W + w) * A + a of the anchor each came from [n].
+        numbers: (h * W + w) * A + a of the anchor each came from [n].
         anchors: these anchors.
         decoded, boxes: the proposals before and after clipping to the image.
         scores: their foreground probability [n].
     """
 
-    index: torch.Tensor
+    numbers: torch.Tensor
     anchors: torch.Tensor
     decoded: torch.Tensor
     boxes: torch.Tensor
@@ -162,7 +162,7 @@ class ProposalLayer(Layer):
     def forward(self, scores: torch.Tensor, deltas: torch.Tensor, im_info: torch.Tensor) -> tuple[torch.Tensor, ...]:
         chosen = propose(scores, deltas, im_info, self.anchors, self.stride, self.phase)
         image_size = cascade.image_info(im_info)[:2]
-        index, anchors = chosen.index, chosen.anchors
+        index, anchors = chosen.numbers, chosen.anchors
         deltas = per_anchor(deltas, 4)
         if cfg.TRAIN.EXACT_GRADIENTS:
             rois = boxes.clamp(boxes.decode(anchors, deltas[index]), image_size)

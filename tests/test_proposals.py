@@ -14,8 +14,9 @@ import scipy.io
 import torch
 from pyfrcnn_cases import RecordedNet, close, load, names, settings
 
-from caffe_bridge import proposals, result_files, roidb
+from caffe_bridge import Net, Solver, detection, proposals, result_files, roidb
 from caffe_bridge.config import cfg, cfg_from_file, cfg_from_list
+from caffe_bridge.datasets import get_imdb, shapes
 from caffe_bridge.datasets.annotation import Annotation, Table
 from caffe_bridge.datasets.dataset import Dataset
 from caffe_bridge.datasets.dataset import load as load_dataset
@@ -328,3 +329,81 @@ def test_proposals_outside_and_images_without_are_named(caplog):
         proposals.fitting(dataset, found[:3])
     with settings({"TRAIN.FG_THRESH": 2.0}), pytest.raises(CaffeError, match="no proposal of its 4 images"):
         roidb.build(dataset, False, [np.zeros((0, 4))] * 4)
+
+
+# -- from an RPN's proposals to a trained detector
+
+RPN = """
+input: "data" input_shape { dim: 1 dim: 3 dim: 64 dim: 72 } input: "im_info" input_shape { dim: 1 dim: 3 }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 8 kernel_size: 16 stride: 16 weight_filler { type: "gaussian" std: 0.001 } } }
+layer { name: "scores" type: "Convolution" bottom: "conv" top: "cls"
+        convolution_param { num_output: 12 kernel_size: 1 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "deltas" type: "Convolution" bottom: "conv" top: "deltas"
+        convolution_param { num_output: 24 kernel_size: 1 weight_filler { type: "gaussian" std: 0.001 } } }
+layer { name: "prob" type: "Sigmoid" bottom: "cls" top: "prob" }
+layer { name: "proposal" type: "Python" bottom: "prob" bottom: "deltas" bottom: "im_info" top: "rois" top: "scores"
+        python_param { module: "rpn.proposal_layer" layer: "ProposalLayer"
+                       param_str: "{'feat_stride': 16, 'scales': [1, 2]}" } }
+"""
+DETECTOR = """
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 8 kernel_size: 16 stride: 16 weight_filler { type: "gaussian" std: 0.001 } } }
+layer { name: "pool" type: "ROIPooling" bottom: "conv" bottom: "rois" top: "pool"
+        roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.0625 } }
+layer { name: "cls_score" type: "InnerProduct" bottom: "pool" top: "cls_score"
+        inner_product_param { num_output: CLASSES weight_filler { type: "gaussian" std: 0.01 } } }
+layer { name: "bbox_pred" type: "InnerProduct" bottom: "pool" top: "bbox_pred"
+        inner_product_param { num_output: COLUMNS weight_filler { type: "gaussian" std: 0.001 } } }
+"""
+TRAINED = """
+layer { name: "data" type: "Python" top: "data" top: "rois" top: "labels" top: "bbox_targets"
+        top: "bbox_inside_weights" top: "bbox_outside_weights"
+        python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" param_str: "'num_classes': CLASSES" } }
+DETECTOR
+layer { name: "loss_cls" type: "SoftmaxWithLoss" bottom: "cls_score" bottom: "labels" top: "loss_cls" }
+layer { name: "loss_bbox" type: "SmoothL1Loss" bottom: "bbox_pred" bottom: "bbox_targets"
+        bottom: "bbox_inside_weights" bottom: "bbox_outside_weights" top: "loss_bbox" }
+"""
+TESTED = """
+input: "data" input_shape { dim: 1 dim: 3 dim: 64 dim: 72 } input: "rois" input_shape { dim: 1 dim: 5 }
+DETECTOR
+layer { name: "cls_prob" type: "Softmax" bottom: "cls_score" top: "cls_prob" }
+"""
+
+
+def test_alternating_training(tmp_path):
+    shapes.make(str(tmp_path / "shapes"), 6, 0, (64, 72))
+    small = {"SCALES": (64,), "MAX_SIZE": 80, "RPN_MIN_SIZE": 4}
+    changes = {f"{phase}.{key}": value for phase in ("TRAIN", "TEST") for key, value in small.items()}
+    with settings({**changes, "TRAIN.BG_THRESH_LO": 0.0, "TRAIN.BATCH_SIZE": 16}):
+        dataset = get_imdb("shapes_train", tmp_path / "shapes")
+        images = [cv2.imread(path) for path in dataset.image_paths]
+        rpn = Net(RPN, phase="TEST")
+        path = str(tmp_path / "proposals.pkl")
+        proposals.write(path, [proposals.propose(rpn, image)[0].numpy() for image in images])
+        found = proposals.fitting(dataset, proposals.read(path))
+        assert all(len(boxes) for boxes in found)
+
+        def net_of(text: str) -> str:
+            text = text.replace("DETECTOR", DETECTOR).replace("COLUMNS", str(4 * dataset.num_classes))
+            return text.replace("CLASSES", str(dataset.num_classes))
+
+        (tmp_path / "train.prototxt").write_text(net_of(TRAINED))
+        solver = Solver(f'train_net: "{tmp_path}/train.prototxt" base_lr: 0.001 lr_policy: "fixed" display: 0')
+        entries = roidb.build(dataset, True, found)
+        roidb.add_regression_targets(entries, dataset.num_classes)
+        solver.net.graph.nodes[0].layer.set_roidb(entries)
+        before = [parameter.detach().clone() for parameter in solver.net.parameters()]
+        solver.step(3)
+        moved = [not torch.equal(*pair) for pair in zip(before, solver.net.parameters())]
+        assert all(moved) and all(bool(p.isfinite().all()) for p in solver.net.parameters())
+        tested = Net(net_of(TESTED), phase="TEST")
+        solver.net.save(tmp_path / "trained.caffemodel")
+        tested.load(tmp_path / "trained.caffemodel")
+        scores, boxes = detection.detect(tested, images[0], found[0])
+        assert scores.shape == (len(found[0]), dataset.num_classes) and boxes.shape == (
+            len(found[0]),
+            4 * scores.shape[1],
+        )
+        assert sum(map(len, detection.best_detections(scores, boxes, 5, 0.0))) >= 5
