@@ -6,18 +6,29 @@ import torch
 import torch.nn.functional as F
 
 from caffe_bridge.layers.base import Layer, Shape
+from caffe_bridge.layers.elementwise import Sloped
 from caffe_bridge.registry import register
 
 
 @register("ReLU")
 class ReLU(Layer):
-    """max(x, 0) + negative_slope * min(x, 0); the gradient at 0 is the slope."""
+    """max(x, 0) + negative_slope * min(x, 0); the gradient at 0 is the slope.
+
+    In place, Caffe's gradient goes by the sign of the top, which a slope below 0 makes positive; so does this one.
+    """
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         self.negative_slope = self.param.relu_param.negative_slope
+        self.by_top = self.negative_slope < 0 and list(self.param.bottom) == list(self.param.top)
 
     def forward(self, bottom: torch.Tensor) -> torch.Tensor:
-        return F.leaky_relu(bottom, self.negative_slope) if self.negative_slope else F.relu(bottom)
+        if not self.negative_slope:
+            return F.relu(bottom)
+        top = F.leaky_relu(bottom, self.negative_slope)
+        if self.by_top and bottom.requires_grad:
+            top = top.detach()
+            return Sloped.apply(bottom, top, torch.where(top > 0, 1, self.negative_slope))
+        return top
 
 
 @register("Sigmoid")

@@ -13,7 +13,7 @@ from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.registry import register
 
 
-class _Sloped(torch.autograd.Function):
+class Sloped(torch.autograd.Function):
     """`top`, with the gradient of the bottom given as a factor to the top's."""
 
     @staticmethod
@@ -69,7 +69,7 @@ class BNLL(_Elementwise):
         top = F.softplus(bottom, threshold=50)
         if self.in_place and bottom.requires_grad:
             top = top.detach()
-            return _Sloped.apply(bottom, top, top.sigmoid())
+            return Sloped.apply(bottom, top, top.sigmoid())
         return top
 
 
@@ -88,7 +88,7 @@ class Clip(_Elementwise):
             return torch.full_like(bottom, self.low)
         top = bottom.clamp(self.low, self.high)
         if self.in_place and bottom.requires_grad:
-            return _Sloped.apply(bottom, top.detach(), torch.ones_like(bottom))
+            return Sloped.apply(bottom, top.detach(), torch.ones_like(bottom))
         return top
 
 
@@ -103,7 +103,7 @@ class ELU(_Elementwise):
         top = F.elu(bottom, self.alpha)
         if self.alpha < 0 and self.in_place and bottom.requires_grad:
             top = top.detach()
-            return _Sloped.apply(bottom, top, torch.where(top > 0, 1, top + self.alpha))
+            return Sloped.apply(bottom, top, torch.where(top > 0, 1, top + self.alpha))
         return top
 
 

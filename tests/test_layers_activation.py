@@ -16,3 +16,12 @@ def test_relu_gradient_at_zero_is_the_slope(slope):
     top.sum().backward()
     assert top.tolist() == [-2 * slope, 0, 2]
     assert x.grad.tolist() == [slope, slope, 1]
+
+
+@pytest.mark.parametrize(("slope", "gradient"), [(-0.5, [1, -0.5, 1]), (0.5, [0.5, 0.5, 1])])
+def test_relu_in_place_goes_by_the_sign_of_the_top(slope, gradient):
+    layer = make_layer(f'type: "ReLU" bottom: "x" top: "x" relu_param {{ negative_slope: {slope} }}', (3,))
+    x = torch.tensor([-2.0, 0, 3], requires_grad=True)
+    top = layer(x)
+    top.sum().backward()
+    assert top.tolist() == [-2 * slope, 0, 3] and x.grad.tolist() == gradient
