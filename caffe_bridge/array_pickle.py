@@ -1,6 +1,7 @@
-"""Reads pickled lists of NumPy arrays of numbers, of any Python and NumPy, without running what a pickle asks for.
+"""Reads pickled lists of NumPy arrays of numbers, or of dictionaries of them, without running what a pickle asks for.
 
-The few functions that such a pickle names are answered by ones of our own that check sizes against the data at hand.
+Any Python and NumPy may have written them. The few functions that such a pickle names are answered by ones of our own
+that check sizes against the data at hand.
 """
 
 from __future__ import annotations
@@ -73,6 +74,20 @@ for _module in ("numpy.core", "numpy._core"):
     _KNOWN[f"{_module}.numeric", "_frombuffer"] = _from_buffer
 
 
+class _Ignored:
+    """A sparse matrix, which is read over."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+for _module in ("scipy.sparse.csr", "scipy.sparse._csr"):
+    _KNOWN[_module, "csr_matrix"] = _Ignored
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
@@ -86,13 +101,35 @@ def load(path: str) -> list[np.ndarray]:
     Raises:
         CaffeError: the file cannot be read, or holds something else.
     """
+    value = _read(path)
+    if not isinstance(value, list) or not all(isinstance(entry, _Array) for entry in value):
+        raise CaffeError(f"{path}: holds no list of arrays")
+    return [entry.values for entry in value]
+
+
+def load_entries(path: str) -> list[dict[str, Any]]:
+    """The dictionaries in a file, with their arrays and lists of arrays; sparse matrices in them are left out.
+
+    Raises:
+        CaffeError: the file cannot be read, or holds something else.
+    """
+    value = _read(path)
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise CaffeError(f"{path}: holds no list of dictionaries")
+    return [{key: _plain(part) for key, part in entry.items() if not isinstance(part, _Ignored)} for entry in value]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [part.values if isinstance(part, _Array) else part for part in value]
+    return value.values if isinstance(value, _Array) else value
+
+
+def _read(path: str) -> Any:
     try:
         with open(path, "rb") as file:
-            value = _Unpickler(io.BytesIO(file.read()), encoding="latin1").load()
+            return _Unpickler(io.BytesIO(file.read()), encoding="latin1").load()
     except OSError as error:
         raise CaffeError(f"{path}: {error.strerror}") from error
     except Exception as error:  # the reader raises whatever it stumbles over in a damaged file
         raise CaffeError(f"{path}: is no pickled list of arrays: {error}") from error
-    if not isinstance(value, list) or not all(isinstance(entry, _Array) for entry in value):
-        raise CaffeError(f"{path}: holds no list of arrays")
-    return [entry.values for entry in value]
