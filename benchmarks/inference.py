@@ -2,8 +2,8 @@
 
 python benchmarks/inference.py [--repeat 7] [NET ...]
 
-Nets are folders of prototxt/ with a deploy.prototxt; weights are drawn by the reference recipe and written for OpenCV to read. The
-floors are a matrix product and a copy in the same process: no pass of a net is faster than its arithmetic.
+Nets are folders of prototxt/ with a deploy.prototxt; weights are drawn by the reference recipe and written for OpenCV
+to read. The floors are a matrix product and a copy in the same process: no net is faster than its arithmetic.
 """
 
 from __future__ import annotations
