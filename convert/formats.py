@@ -7,8 +7,9 @@ all that a new format needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from caffe_bridge.convert import caffe_files, tensor_files
+from caffe_bridge.convert import caffe_files, onnx_files, tensor_files
 from caffe_bridge.convert.model import Model
 from caffe_bridge.errors import CaffeError
 
@@ -22,13 +23,14 @@ READERS: dict[str, Callable[[str], Model]] = {
     ".prototxt": caffe_files.read_prototxt,
 }
 
-WRITERS: dict[str, Callable[[str, Model], None]] = {
+WRITERS: dict[str, Callable[..., None]] = {
     ".caffemodel": caffe_files.write_caffemodel,
     ".h5": caffe_files.write_hdf5,
     ".hdf5": caffe_files.write_hdf5,
     ".safetensors": tensor_files.write_safetensors,
     ".pt": tensor_files.write_state_dict,
     ".pth": tensor_files.write_state_dict,
+    ".onnx": onnx_files.write_onnx,
 }
 
 
@@ -39,12 +41,13 @@ def _find(path: str, table: Mapping[str, Callable], what: str) -> Callable:
     raise CaffeError(f"{path}: no format {what} is named so; known are {', '.join(table)}")
 
 
-def convert(sources: Sequence[str], destination: str) -> Model:
+def convert(sources: Sequence[str], destination: str, **options: Any) -> Model:
     """Read a net from one or more files and write it as the destination's extension says.
 
     Args:
         sources: a weights file, and a prototxt if the layers' types, parameters and sharing are to come from there.
         destination: the file to write; replaced in one step.
+        options: keyword arguments of the destination's writer.
 
     Returns:
         what was written.
@@ -65,5 +68,5 @@ def convert(sources: Sequence[str], destination: str) -> Model:
             model.definition = found.definition
     if not model.layers:
         raise CaffeError(f"{' '.join(sources)}: no weights to convert")
-    write(destination, model)
+    write(destination, model, **options)
     return model

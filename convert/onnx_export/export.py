@@ -1,0 +1,182 @@
+"""From a net to an ONNX file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from caffe_bridge.convert.onnx_export.builder import GraphBuilder
+from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exporter
+from caffe_bridge.convert.onnx_export.sizes import VARIABLE, Dims, FixedSizeError, Sizes, find_sizes
+from caffe_bridge.errors import CaffeError, LayerError
+from caffe_bridge.net import Net
+from caffe_bridge.weights.files import replacing
+
+MIN_OPSET = 17
+EXTERNAL_ABOVE = 1 << 30
+"""Weights of more bytes than this go into a file of their own; a protobuf holds at most 2 GiB."""
+
+_ALIGNMENT = 4096
+
+
+def export_onnx(
+    net: Net,
+    path: str | Path,
+    *,
+    opset: int = MIN_OPSET,
+    dynamic: bool = True,
+    external_above: int = EXTERNAL_ABOVE,
+) -> None:
+    """Write a net, as it computes in TEST, as an ONNX model of standard operators.
+
+    Inputs and outputs have the names of the net's blobs and are float32. Weights shared by several layers are stored
+    once. The states of RNN and LSTM begin as zeros at each run.
+
+    Args:
+        net: a net with its weights, built with phase="TEST".
+        path: the file to write; replaced in one step.
+        opset: version of the standard operators, 17 or more.
+        dynamic: leave batch and image size open where every layer accepts others; else they are the net's own.
+        external_above: bytes of weights from which on they go into NAME.data beside the file.
+
+    Raises:
+        LayerError: a layer has no export; names it, its type and what to do.
+        CaffeError: an unknown opset, a net for training, or a file that cannot be written.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if not MIN_OPSET <= opset <= newest:
+        raise CaffeError(f"opset must be {MIN_OPSET} to {newest}, not {opset}")
+    if net.phase != "TEST":
+        raise CaffeError("only nets built with phase='TEST' are exported")
+    model, arrays = _build(net, opset, dynamic)
+    _write(str(path), model, arrays, external_above)
+
+
+def _build(net: Net, opset: int, dynamic: bool) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The model without its weights, and these, with as many sizes left open as the layers allow."""
+    for vary in (VARIABLE, ("batch",)) if dynamic else ():
+        try:
+            return _build_sized(net, opset, find_sizes(net.graph, vary))
+        except FixedSizeError:
+            continue
+    return _build_sized(net, opset, find_sizes(net.graph, ()))
+
+
+def _build_sized(net: Net, opset: int, sizes: Sizes) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    builder = GraphBuilder(opset)
+    inputs, values = _add_layers(net, builder, sizes)
+    outputs = []
+    for blob in net.outputs:
+        name = values[blob]
+        if name in inputs or name in builder.initializers or name in outputs or (name != blob and blob not in inputs):
+            name = builder.add("Identity", name)
+            if blob not in inputs:
+                builder.rename(name, blob)
+                name = blob
+            builder.declare(name, builder.dims[values[blob]])
+        outputs.append(name)
+    made = {name for node in builder.nodes for name in node.output}
+    inner = [name for name in builder.dims if name in made and name not in outputs]
+    graph = helper.make_graph(
+        builder.nodes,
+        net.name or "net",
+        [_info(builder.dims, name) for name in inputs],
+        [_info(builder.dims, name) for name in outputs],
+        value_info=[_info(builder.dims, name) for name in inner],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    version = helper.find_min_ir_version_for(opsets)
+    model = helper.make_model(graph, producer_name="caffe-bridge", opset_imports=opsets, ir_version=version)
+    used = {name for node in builder.nodes for name in node.input}
+    return model, {name: array for name, array in builder.initializers.items() if name in used}
+
+
+def _info(dims: Mapping[str, Dims], name: str) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims[name])
+
+
+def _add_layers(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[list[str], dict[str, str]]:
+    """Add every layer; returns the inputs and, for each blob, the name of its last value."""
+    nodes = net.graph.nodes
+    last = {blob: i for i, node in enumerate(nodes) for blob in node.tops}
+    # In-place layers make a blob several times: its last value, or the input, has the blob's name.
+    reserved = set(last)
+    for blob in reserved:
+        builder.unique(blob)
+    values: dict[str, str] = {}
+    dims: dict[str, Dims] = {}
+    for i, node in enumerate(nodes):
+        tops = sizes.tops[i]
+        if node.type == "Input":
+            names = list(node.tops)
+        else:
+            builder.begin(node.name)
+            bottoms = [values[blob] for blob in node.bottoms]
+            shapes = [net.graph.shapes[blob] for blob in node.bottoms]
+            layer = ExportedLayer(node.layer, node.type, shapes, [dims[blob] for blob in node.bottoms], tops)
+            before = len(builder.nodes)
+            try:
+                names = list(exporter(node.type)(builder, layer, bottoms))
+            except LayerError as error:
+                located = node.located(error, shapes)
+                raise (FixedSizeError(str(located)) if isinstance(error, FixedSizeError) else located) from error
+            fresh = {name for added in builder.nodes[before:] for name in added.output}
+            for j, blob in enumerate(node.tops):
+                if names[j] in fresh and names[j] not in names[:j]:
+                    is_last = last[blob] == i and blob not in net.inputs
+                    wanted = blob if is_last else builder.unique(f"{blob}/{node.name}")
+                    builder.rename(names[j], wanted)
+                    names[j] = wanted
+        for blob, name, made in zip(node.tops, names, tops):
+            values[blob], dims[blob] = name, made
+            builder.declare(name, made)
+    return list(net.inputs), values
+
+
+def _write(path: str, model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], external_above: int) -> None:
+    if sum(array.nbytes for array in arrays.values()) <= external_above:
+        model.graph.initializer.extend(_tensor(name, array, array.tobytes()) for name, array in arrays.items())
+    else:
+        location = external_name(path)
+        beside = os.path.join(os.path.dirname(os.path.realpath(path)), location)
+        with replacing(beside) as temporary, open(temporary, "wb") as file:
+            model.graph.initializer.extend(_write_external(file, location, arrays))
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(model.SerializeToString())
+
+
+def external_name(path: str) -> str:
+    """The file for the weights beside a model: a bare name of letters, digits, `_`, `-` and `.`, ending in .data."""
+    name = os.path.basename(os.path.realpath(path))[:200]
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".") + ".data"
+
+
+def _tensor(name: str, array: np.ndarray, raw: bytes | None = None) -> TensorProto:
+    tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+    if raw is not None:
+        tensor.raw_data = raw
+    return tensor
+
+
+def _write_external(file: Any, location: str, arrays: Mapping[str, np.ndarray]) -> Sequence[TensorProto]:
+    """Write the weights one after the other; small arrays stay in the model, where shape inference needs them."""
+    tensors = []
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or array.nbytes < _ALIGNMENT:
+            tensors.append(_tensor(name, array, array.tobytes()))
+            continue
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        tensor = _tensor(name, array)
+        tensor.data_location = TensorProto.EXTERNAL
+        for what, value in (("location", location), ("offset", file.tell()), ("length", array.nbytes)):
+            tensor.external_data.add(key=what, value=str(value))
+        file.write(array.astype("<f4", copy=False).data if array.ndim else array.tobytes())
+        tensors.append(tensor)
+    return tensors

@@ -1,0 +1,1 @@
+"""Export functions, one file for each family of layers."""

@@ -1,0 +1,79 @@
+"""Nets written as ONNX models; the export itself is convert/onnx_export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from caffe_bridge import schema
+from caffe_bridge.convert.model import Model
+from caffe_bridge.definition import NetDefinition, read_net
+from caffe_bridge.errors import CaffeError, WeightsError
+from caffe_bridge.net import Net
+
+InputShapes = Mapping[str, Sequence[int]]
+
+
+def write_onnx(
+    path: str, model: Model, *, opset: int | None = None, input_shapes: InputShapes | None = None, dynamic: bool = True
+) -> None:
+    """An ONNX model of the net in TEST. The model needs a definition, whose inputs are Input layers.
+
+    Args:
+        path: the file to write.
+        model: definition and weights; shared blobs may be left to their owner.
+        opset: version of the standard operators; the oldest that is supported if not given.
+        input_shapes: shapes of inputs in place of the definition's.
+        dynamic: leave batch and image size open where every layer accepts others.
+    """
+    from caffe_bridge.convert.onnx_export import export_onnx
+
+    options = {} if opset is None else {"opset": opset}
+    export_onnx(build_net(model, input_shapes), path, dynamic=dynamic, **options)
+
+
+def build_net(model: Model, input_shapes: InputShapes | None = None) -> Net:
+    """The net of a model for TEST, with its weights, and inputs of other shapes if given.
+
+    Raises:
+        CaffeError: no definition, or an input shape for a blob that is no input.
+        WeightsError: a layer's weights are missing or have another shape.
+    """
+    if model.definition is None:
+        raise CaffeError(f"{model.path}: holds no definition; give the net's prototxt too (--model)")
+    definition = read_net(model.definition, "TEST")
+    _set_input_shapes(definition, input_shapes or {})
+    net = Net(definition)
+    for layer, parameters in net.params.items():
+        blobs = model.layers.get(layer, ())
+        for i, (parameter, owner) in enumerate(zip(parameters, net.graph.owners[layer])):
+            if owner != (layer, i):
+                continue
+            blob = blobs[i] if i < len(blobs) else None
+            if blob is None:
+                raise WeightsError(f"{model.path}: no blob {i} for layer '{layer}', of shape {tuple(parameter.shape)}")
+            found, wanted = tuple(blob.shape), tuple(parameter.shape)
+            if found != wanted:
+                raise WeightsError(f"{model.path}: blob {i} of layer '{layer}' is {found}, the net's is {wanted}")
+            with torch.no_grad():
+                parameter.copy_(blob if isinstance(blob, torch.Tensor) else torch.from_numpy(np.array(blob)))
+    return net
+
+
+def _set_input_shapes(definition: NetDefinition, input_shapes: InputShapes) -> None:
+    left = dict(input_shapes)
+    inputs = []
+    for layer in definition.param.layer:
+        if layer.type != "Input":
+            continue
+        inputs += layer.top
+        shapes = [list(shape.dim) for shape in layer.input_param.shape] or [[]]
+        shapes = shapes * len(layer.top) if len(shapes) == 1 else shapes
+        changed = [left.pop(top, shape) for top, shape in zip(layer.top, shapes)]
+        del layer.input_param.shape[:]
+        layer.input_param.shape.extend(schema.BlobShape(dim=shape) for shape in changed)
+    if left:
+        known = ", ".join(inputs) or "none"
+        raise CaffeError(f"input shape for '{next(iter(left))}', which is no input; the net's inputs are {known}")

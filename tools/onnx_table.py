@@ -1,0 +1,53 @@
+"""Write the table of docs/conversion.md: the layer types that can be exported to ONNX, and how."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+
+from caffe_bridge.cli import run
+from caffe_bridge.convert.onnx_export import exported_types
+from caffe_bridge.errors import CaffeError
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- begin: caffe-bridge onnx-table -->\n", "<!-- end -->\n"
+
+
+def table() -> str:
+    """The table: a row for each exported type, with its function's summary and file."""
+    rows = ["| Type | Export | Module |", "|---|---|---|"]
+    for name, function in exported_types().items():
+        summary = (inspect.getdoc(function) or "").partition("\n")[0].removesuffix(".")
+        module = function.__module__.rpartition(".")[2]
+        rows.append(f"| `{name}` | {summary} | [{module}.py](../convert/onnx_export/families/{module}.py) |")
+    return "\n".join(rows) + "\n"
+
+
+def renewed(text: str) -> str:
+    """A document with the table between its marks. Raises CaffeError where the marks are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise CaffeError(f"the document has no lines {BEGIN.strip()} and {END.strip()} to put the table between")
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 1 when `--check` finds the file out of step, else 0."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file is out of step")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "conversion.md", help="default: docs/conversion.md")
+    args = parser.parse_args(argv)
+    text = args.out.read_text(encoding="utf-8")
+    if not args.check:
+        args.out.write_text(renewed(text), encoding="utf-8")
+    elif text != renewed(text):
+        print(f"{args.out} is out of step; run `caffe-bridge onnx-table`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
