@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import TypeVar
 
 import cv2
@@ -36,7 +37,7 @@ def work(function: Callable[[Task], str | None], tasks: Sequence[Task], processe
         CaffeError: a process ended without an answer, as it does where memory runs out.
     """
     if processes <= 1 or len(tasks) <= 1:
-        return _report((lambda task=task: function(task) for task in tasks), len(tasks))
+        return _report((partial(function, task) for task in tasks), len(tasks))
     # Processes that are copies of this one could wait forever for threads that were not copied.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _single_threaded) as pool:

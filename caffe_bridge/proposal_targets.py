@@ -95,7 +95,8 @@ def _mask_targets(
     rows, found = np.flatnonzero(assigned >= 0), np.zeros((len(boxes), size, size), bool)
     numbers = assigned[rows]
     arrays = (boxes[rows], padded, numbers, sizes[numbers], gt_boxes[numbers])
-    found[rows] = mask_arithmetic.targets(*map(torch.from_numpy, arrays), size=size, threshold=THRESHOLD).numpy()
+    of_rows, truths, index, gt_sizes, of_truths = (torch.from_numpy(array) for array in arrays)
+    found[rows] = mask_arithmetic.targets(of_rows, truths, index, gt_sizes, of_truths, size, THRESHOLD).numpy()
     return found
 
 
