@@ -245,6 +245,16 @@ class TestWholeNets:
         model = exported(net, tmp_path / "a.onnx", dynamic=False)
         assert dims(model, "x0") == [1, 3, 5, 6]
 
+    def test_rounding_of_strides_does_not_open_sizes(self, tmp_path):
+        net = make_net(
+            'layer { name: "p" type: "Pooling" bottom: "x0" top: "p" pooling_param { kernel_size: 5 stride: 5 } }'
+            'layer { name: "l" type: "InnerProduct" bottom: "p" top: "y" inner_product_param { num_output: 3 } }',
+            "1,2,11,11",
+        )
+        assert net(x0=torch.zeros(1, 2, 12, 12))["y"].shape == (1, 3)
+        assert dims(exported(net, tmp_path / "a.onnx"), "x0") == ["batch", 2, 11, 11]
+        assert_same(net, tmp_path / "a.onnx")
+
     @pytest.mark.parametrize("name", ["lenet", "cifar10_quick", "cifar10_full"])
     def test_nets_of_the_distribution(self, name, tmp_path):
         net = caffe_bridge.Net(Path(caffe_bridge.__file__).parents[1] / "prototxt" / name / "deploy.prototxt")

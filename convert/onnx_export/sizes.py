@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ Dims = tuple[Dim, ...]
 VARIABLE = ("batch", "height", "width")
 
 _STEPS = {"batch": (1, 2, 5), "height": (1, 2, 3, 64, 96, 256), "width": (1, 2, 3, 64, 96, 256)}
+# The rounding of strides lets a fixed net take a few more cells; that does not make its image size free.
+_LEAST = {"batch": 1, "height": 64, "width": 64}
 _TOGETHER = {"batch": 3, "height": 64, "width": 192}
 
 
@@ -50,11 +53,11 @@ def find_sizes(graph: Graph, vary: Collection[str]) -> Sizes:
     traces = [_trace(graph, inputs)]
     accepted = {}
     for kind in VARIABLE:
-        found = []
-        for step in _STEPS[kind] if kind in vary else ():
-            found += _try(graph, _moved(inputs, places[kind], step))
-        if found and places[kind]:
-            traces += found
+        if kind not in vary or not places[kind]:
+            continue
+        found = {step: _try(graph, _moved(inputs, places[kind], step)) for step in _STEPS[kind]}
+        if any(found[step] for step in _STEPS[kind] if step >= _LEAST[kind]):
+            traces += itertools.chain.from_iterable(found.values())
             accepted[kind] = _TOGETHER[kind]
     together = inputs
     for kind, step in accepted.items():

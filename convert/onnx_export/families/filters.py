@@ -56,9 +56,8 @@ def _filtered(graph: GraphBuilder, node: ExportedLayer, operator: str, bottom: s
 def inner_product(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
     """Gemm over everything from `axis` on."""
     layer, dims = node.layer, node.bottoms[0]
-    rows = bottoms[0]
-    if canonical_axis(layer.axis, len(dims)) != 1 or len(dims) != 2:
-        rows = graph.reshape(rows, [-1, layer.inputs])
+    axis = canonical_axis(layer.axis, len(dims))
+    rows = bottoms[0] if axis == 1 and len(dims) == 2 else graph.add("Flatten", bottoms[0], axis=axis)
     parameters = [graph.weight(layer, i) for i in range(len(layer.blobs))]
     top = graph.add("Gemm", rows, *parameters, transB=int(not layer.transpose))
     return [top if len(node.tops[0]) == 2 else graph.reshape(top, node.tops[0])]
