@@ -19,19 +19,20 @@ import numpy as np
 import torch
 
 from caffe_bridge import boxes as box_arithmetic
-from caffe_bridge import evaluation, inference
+from caffe_bridge import cfm_testing, evaluation, inference, mask_proposals
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.evaluation import Curve
 from caffe_bridge.found import Found, FoundStore
 from caffe_bridge.images import read_image
 from caffe_bridge.layers import functional
+from caffe_bridge.mask_proposals import MaskProposals
 from caffe_bridge.net import Net
 
 if TYPE_CHECKING:
     from caffe_bridge.datasets import Dataset
 
-TASKS = ("seg", "det")
+TASKS = ("seg", "det", "cfm")
 PER_IMAGE = 100
 PER_SET = 40  # times the number of images, for each class
 MASK_OVERLAPS = tuple(i / 10 for i in range(1, 10))
@@ -39,22 +40,36 @@ SHOWN_OVERLAPS = (0.5, 0.7)
 BOX_OVERLAP = 0.5
 
 
-def look_at_images(net: Net, imdb: Dataset, task: str, store: FoundStore, images: Iterable[int]) -> None:
+def look_at_images(
+    net: Net,
+    imdb: Dataset,
+    task: str,
+    store: FoundStore,
+    images: Iterable[int],
+    proposals: MaskProposals | None = None,
+) -> None:
     """Run the net on images of a data set and keep what it finds; those that the store has are passed over.
 
     Args:
-        net: an MNC test net for "seg"; for "det" any with the blobs rois, bbox_pred and cls_prob.
-        task: "seg" for masks by stages three and five, "det" for boxes by the first.
+        net: an MNC test net for "seg"; a CFM one for "cfm"; for "det" any with the blobs rois, bbox_pred and cls_prob.
+        task: "seg" for masks by stages three and five, "det" for boxes by the first, "cfm" for masks of proposals.
         images: their numbers.
+        proposals: those that "cfm" looks at.
 
     Raises:
-        CaffeError: the net is of another kind, or has another number of classes than the data set.
+        CaffeError: the net is of another kind, or has another number of classes than the data set; there are no
+            proposals for "cfm", or those of an image cannot be read.
     """
     for i in images:
         if i in store:
             continue
         image = read_image(imdb.image_paths[i])
-        found = segment(net, image) if task == "seg" else detect_boxes(net, image)
+        if task == "cfm":
+            if proposals is None:
+                raise CaffeError("CFM looks at proposals, and there are none")
+            found = judge_proposals(net, image, mask_proposals.read(proposals.roidb_path_at(i)))
+        else:
+            found = segment(net, image) if task == "seg" else detect_boxes(net, image)
         seen = max([0, *found.score_classes.tolist(), *found.classes.tolist()])
         if seen >= imdb.num_classes:
             raise CaffeError(f"the net has a class {seen}, {imdb.name} has {imdb.num_classes} with the background")
@@ -68,7 +83,15 @@ def segment(net: Net, image: np.ndarray) -> Found:
         boxes = torch.cat([instances.boxes, instances.scores[:, None]], dim=1)
         nothing = np.empty(0, np.float32)
         return _found(boxes, instances.classes, instances.masks, nothing, nothing.astype(np.int64))
-    boxes, masks, scores = inference.forward_stages(net, image)
+    return _suppressed(*inference.forward_stages(net, image))
+
+
+def judge_proposals(net: Net, image: np.ndarray, proposals: mask_proposals.Proposals) -> Found:
+    """The instances among the mask proposals of an image [H, W, 3] (blue, green, red), by a CFM net."""
+    return _suppressed(*cfm_testing.forward_proposals(net, image, proposals))
+
+
+def _suppressed(boxes: torch.Tensor, masks: torch.Tensor, scores: torch.Tensor) -> Found:
     box_lists, mask_lists = inference.suppress(boxes, masks, scores, PER_IMAGE)
     classes = torch.cat([torch.full((len(rows),), c) for c, rows in enumerate(box_lists, 1)])
     best, best_classes = _candidates(scores)
@@ -206,7 +229,7 @@ def evaluate(imdb: Dataset, found: Sequence[Found], task: str, use_07_metric: bo
     report = Report(list(imdb.classes[1:]), {}, [])
     for c in range(1, imdb.num_classes):
         of_class = [image.where(image.classes == c) for image in found]
-        if task == "seg":
+        if task in ("seg", "cfm"):
             truth = imdb.true_masks(c)
             rows, masks = [image.boxes for image in of_class], [image.masks for image in of_class]
             curves = evaluation.mask_curves(rows, masks, *truth, MASK_OVERLAPS)

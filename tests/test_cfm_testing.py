@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_bridge import cfm_testing, inference, recipe
+from caffe_bridge import cfm_testing, inference, mcg, recipe
 from caffe_bridge.config import cfg, use
+from caffe_bridge.datasets import get_imdb, shapes
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.mask_proposals import Proposals
 from caffe_bridge.net import Net
 from caffe_bridge.scaling import as_blob, scale_image
+from caffe_bridge.tools import prepare_mcg_maskdb, test_net
 
 ROOT = Path(__file__).parent.parent
 MNC = Path(__file__).parent / "reference" / "mnc"
@@ -129,3 +131,29 @@ def test_settings_and_nets_that_do_not_fit(net, image, proposals):
         cfm_testing.forward_proposals(net, image, proposals)
     with pytest.raises(CaffeError, match="has no 'masks'"):
         cfm_testing.check_net(Net(ROOT / "prototxt" / "mnc5_tiny" / "test.prototxt"))
+
+
+def test_by_command(net, tmp_path, capsys):
+    shapes.make(str(tmp_path / "shapes"), 1, 2, (64, 72), objects=(1, 2))
+    imdb = get_imdb("shapes_val", tmp_path / "shapes")
+    net.save(tmp_path / "net.caffemodel.h5")
+    rng = np.random.default_rng(0)
+    raw, prepared = tmp_path / "raw", tmp_path / "prepared"
+    for i, name in enumerate(imdb.image_names):
+        truth, numbers = imdb.annotation(i), np.ones((64, 72), int)
+        for number, (box, mask) in enumerate(zip(truth.boxes, truth.masks), 2):
+            numbers[box[1] : box[3] + 1, box[0] : box[2] + 1][mask] = number
+        labels = [rng.integers(1, len(truth) + 2, 1) for _ in range(6)]
+        mcg.write(str(raw / f"{name}.mat"), numbers, labels)
+    of_set = ["--db", "shapes_val", "--root", str(tmp_path / "shapes"), "--test"]
+    assert prepare_mcg_maskdb.main([*of_set, "--input", str(raw), "--output", str(prepared)]) == 0
+    command = [
+        *["--def", str(ROOT / "prototxt" / "cfm_tiny" / "test.prototxt"), "--net", str(tmp_path / "net.caffemodel.h5")],
+        *["--imdb", "shapes_val", "--data", str(tmp_path / "shapes"), "--task", "cfm", "--cpu"],
+    ]
+    more = ["--set", "ROOT_DIR", str(tmp_path), "EXP_DIR", "cfm", "TEST.SCALES", "[64, 96]", "TEST.GROUP_SCALE", "2"]
+    assert test_net.main([*command, "--proposals", str(prepared), *more]) == 0
+    assert "mAP^r@0.5 = " in capsys.readouterr().out
+    assert list((tmp_path / "output" / "cfm").rglob("segm.json"))
+    with pytest.raises(CaffeError, match="prepare-mcg-maskdb --test makes it"):
+        test_net.main([*command, "--proposals", str(raw / "absent"), *more])

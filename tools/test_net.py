@@ -27,11 +27,12 @@ from caffe_bridge.datasets import Dataset, get_imdb
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.found import Found, FoundStore
+from caffe_bridge.mask_proposals import MaskProposals
 from caffe_bridge.net import Net
 from caffe_bridge.testing import evaluate, limit_scores, look_at_images
 from caffe_bridge.tools.train_net import apply_settings, output_folder
 
-TASKS = ("seg", "det", "vis_seg")
+TASKS = ("seg", "det", "vis_seg", "cfm")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -53,7 +54,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--task",
         choices=TASKS,
         default="seg",
-        help="masks, boxes, or pictures of masks (default: %(default)s)",
+        help="masks, boxes, pictures of masks, or masks of proposals (default: %(default)s)",
     )
     parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
     more = parser.add_argument_group("not in the original")
@@ -63,6 +64,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more.add_argument("--metric", choices=["07", "area"], help="average precision of boxes; by the data set's year")
     more.add_argument("--coco", action="store_true", help="COCO's figures too, and the ground truth in its format")
     more.add_argument("--amp", choices=["bf16"], help="matrix products in bfloat16")
+    more.add_argument(
+        "--proposals",
+        default="data/cache/voc_2012_val_mcg_maskdb",
+        metavar="DIR",
+        help="for cfm: what prepare-mcg-maskdb made (default: %(default)s)",
+    )
     more.add_argument("--again", action="store_true", help="do not use what an earlier test of this net found")
     return parser.parse_args(argv)
 
@@ -97,19 +104,21 @@ def results_key(args: argparse.Namespace, net: Net, imdb: Dataset, task: str) ->
         "settings": json.loads(json.dumps(used, default=lambda value: value.tolist())),
         "max_size": cfg.TRAIN.MAX_SIZE,
         "amp": args.amp,
+        **({"proposals": str(Path(args.proposals).resolve())} if task == "cfm" else {}),
     }
 
 
 def find(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Workers) -> list[Found]:
     """What the net finds in all images; empty in processes other than the first."""
     net = read_net(args, imdb, me)
-    task = "det" if args.task == "det" else "seg"
+    task = "seg" if args.task == "vis_seg" else args.task
+    proposals = MaskProposals(imdb, args.proposals) if task == "cfm" else None
     store = FoundStore(folder / f"found_{task}", results_key(args, net, imdb, task))
     if me.first:
         store.open(afresh=args.again)
     me.wait()
     mine = tqdm(range(me.rank, imdb.num_images, me.count), unit="image", disable=None if me.first else True)
-    look_at_images(net, imdb, task, store, mine)
+    look_at_images(net, imdb, task, store, mine, proposals)
     me.wait()
     if not me.first:
         return []
@@ -118,7 +127,7 @@ def find(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Workers) -> 
         one = store.load(i)
         if one is None:
             (store.folder / f"{i:07d}.npz").unlink(missing_ok=True)
-            look_at_images(net, imdb, task, store, [i])
+            look_at_images(net, imdb, task, store, [i], proposals)
             one = store.load(i)
         if one is None:
             raise CaffeError(f"{store.folder}: the results of image {i} cannot be kept there")
@@ -131,7 +140,7 @@ def report(args: argparse.Namespace, imdb: Dataset, found: list[Found], folder: 
     metric = None if args.metric is None else args.metric == "07"
     judged = evaluate(imdb, found, args.task, metric)
     entries = result_files.coco_results(imdb, found)
-    kinds = ["segm", "bbox"] if args.task == "seg" else ["bbox"]
+    kinds = ["bbox"] if args.task == "det" else ["segm", "bbox"]
     (folder / f"{kinds[0]}.json").write_text(json.dumps(entries), encoding="utf-8")
     result_files.write_voc(folder, imdb, found)
     if args.coco:
@@ -161,6 +170,10 @@ def main(argv: list[str] | None = None) -> int:
         wait_for(weights)
     if not weights.is_file():
         raise CaffeError(f"--net {weights}: there is no such file; --wait waits for it")
+    if args.task == "cfm" and not Path(args.proposals).is_dir():
+        raise CaffeError(
+            f"--proposals {args.proposals}: no such folder; prepare-mcg-maskdb --test makes it"
+        )
     with workers(args.gpu, args.cpu) as me:
         cfg.GPU_ID = me.device.index or 0
         if me.first:
