@@ -144,14 +144,30 @@ class TestPooling:
         assert got.shape == wanted.shape
         assert difference(np.where(np.isnan(wanted), 0, got), np.nan_to_num(wanted)) <= TOLERANCE
 
-    def test_mask_with_strides_above_the_kernel_is_refused(self, tmp_path):
+    @pytest.mark.parametrize("geometry", [(1, 3, 0), (3, 2, 2), (2, 2, 1), (3, 5, 1), (3, 2, 0)])
+    def test_masks(self, geometry, tmp_path):
+        kernel, stride, pad = geometry
         net = make_net(
             'layer { name: "p" type: "Pooling" bottom: "x0" top: "y" top: "mask" '
-            "pooling_param { kernel_size: 1 stride: 3 } }",
-            "1,1,7,7",
+            f"pooling_param {{ kernel_size: {kernel} stride: {stride} pad: {pad} }} }}",
+            "2,3,7,9",
         )
-        with pytest.raises(LayerError, match=r"layer 'p' \(Pooling\).* mask"):
-            export_onnx(net, tmp_path / "a.onnx")
+        exported(net, tmp_path / "a.onnx")
+        for size in ((7, 9), (8, 6), (13, 10)):
+            x = np.random.default_rng(0).standard_normal((2, 3, *size), np.float32)
+            assert_same(net, tmp_path / "a.onnx", {"x0": x})
+
+    def test_unpooling_fixes_the_image(self, tmp_path):
+        net = make_net(
+            'layer { name: "p" type: "Pooling" bottom: "x0" top: "p" top: "m" '
+            "pooling_param { kernel_size: 2 stride: 2 } }"
+            'layer { name: "u" type: "Upsample" bottom: "p" bottom: "m" top: "y" upsample_param { scale: 2 } }',
+            "2,3,8,10",
+        )
+        model = exported(net, tmp_path / "a.onnx")
+        assert dims(model, "x0") == ["batch", 3, 8, 10] and dims(model, "y") == ["batch", 3, 8, 10]
+        x = np.random.default_rng(0).standard_normal((5, 3, 8, 10), np.float32)
+        assert_same(net, tmp_path / "a.onnx", {"x0": x})
 
 
 def session(path):

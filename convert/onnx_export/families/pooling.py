@@ -14,7 +14,6 @@ from onnx import TensorProto
 from caffe_bridge.convert.onnx_export.builder import GraphBuilder
 from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exports
 from caffe_bridge.convert.onnx_export.sizes import fixed
-from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.pooling import Windows
 from caffe_bridge.layers.spp import pyramid_windows
 
@@ -35,14 +34,8 @@ def pooling(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) ->
         windows = windows._replace(kernel=(height, width))
     if not layer.masked:
         return [pool(graph, bottom, windows, method)]
-    ends = _overhang(windows)
-    if not _fits(windows, ends):
-        raise LayerError("has a mask and strides above the kernel, which ONNX's MaxPool cannot index")
-    pads = [*windows.pad, *(pad + end for pad, end in zip(windows.pad, ends))]
-    tops = graph.add_many("MaxPool", [bottom], 2, kernel_shape=windows.kernel, strides=windows.stride, pads=pads)
-    plane = graph.add("Mul", graph.size(bottom, 2), graph.size(bottom, 3))
-    mask = graph.add("Cast", graph.add("Mod", tops[1], plane), to=TensorProto.FLOAT)
-    return [_without_last(graph, top, bottom, windows) for top in (tops[0], mask)]
+    tops = (_masked_max_pool if _fits(windows) else _masked_wide_max_pool)(graph, bottom, windows)
+    return [_without_last(graph, top, bottom, windows) for top in tops]
 
 
 @exports("SPP")
@@ -74,19 +67,46 @@ def _overhang(windows: Windows) -> list[int]:
     return [stride - 1 if windows.ceil else 0 for stride in windows.stride]
 
 
-def _fits(windows: Windows, ends: Sequence[int]) -> bool:
+def _ends(windows: Windows) -> list[int]:
+    """Cells to add at the end: the padding and the overhang."""
+    return [pad + end for pad, end in zip(windows.pad, _overhang(windows))]
+
+
+def _fits(windows: Windows) -> bool:
     """Whether onnxruntime takes the padding as an attribute: it must be smaller than the kernel."""
-    return all(pad + end < kernel for pad, end, kernel in zip(windows.pad, ends, windows.kernel))
+    return all(end < kernel for end, kernel in zip(_ends(windows), windows.kernel))
 
 
 def _max_pool(graph: GraphBuilder, images: str, windows: Windows) -> str:
-    ends = [pad + end for pad, end in zip(windows.pad, _overhang(windows))]
-    pads = [*windows.pad, *ends]
-    padded = images
-    if not _fits(windows, _overhang(windows)):
-        padded, pads = graph.pad(images, windows.pad, ends, _LOWEST), [0] * 4
+    padded, pads = images, [*windows.pad, *_ends(windows)]
+    if not _fits(windows):
+        padded, pads = graph.pad(images, windows.pad, _ends(windows), _LOWEST), [0] * 4
     top = graph.add("MaxPool", padded, kernel_shape=windows.kernel, strides=windows.stride, pads=pads)
     return _without_last(graph, top, images, windows)
+
+
+def _masked_max_pool(graph: GraphBuilder, images: str, windows: Windows) -> tuple[str, str]:
+    """Maxima and their positions in their plane; ONNX counts positions on through all planes."""
+    geometry = {"kernel_shape": windows.kernel, "strides": windows.stride, "pads": [*windows.pad, *_ends(windows)]}
+    top, index = graph.add_many("MaxPool", [images], 2, **geometry)
+    plane = graph.add("Mul", graph.size(images, 2), graph.size(images, 3))
+    return top, graph.add("Cast", graph.add("Mod", index, plane), to=TensorProto.FLOAT)
+
+
+def _masked_wide_max_pool(graph: GraphBuilder, images: str, windows: Windows) -> tuple[str, str]:
+    """The same where the padding is a step before, so that positions count it; -1 for a window without a cell."""
+    padded = graph.pad(images, windows.pad, _ends(windows), _LOWEST)
+    top, index = graph.add_many("MaxPool", [padded], 2, kernel_shape=windows.kernel, strides=windows.stride)
+    plane = graph.add("Mul", graph.size(padded, 2), graph.size(padded, 3))
+    place, columns = graph.add("Mod", index, plane), graph.size(padded, 3)
+    y = graph.add("Sub", graph.add("Div", place, columns), graph.integers(windows.pad[0]))
+    x = graph.add("Sub", graph.add("Mod", place, columns), graph.integers(windows.pad[1]))
+    mask = graph.add("Add", graph.add("Mul", y, graph.size(images, 3)), x)
+    for position, axis in ((y, 2), (x, 3)):
+        within = graph.add("Less", position, graph.size(images, axis))
+        inside = graph.add("And", within, graph.add("GreaterOrEqual", position, graph.integers(0)))
+        mask = graph.add("Where", inside, mask, graph.integers(-1))
+    return top, graph.add("Cast", mask, to=TensorProto.FLOAT)
 
 
 def _average_pool(graph: GraphBuilder, images: str, windows: Windows) -> str:

@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from caffe_bridge.convert.onnx_export.builder import END, GraphBuilder
 from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exports
+from caffe_bridge.convert.onnx_export.sizes import fixed
 
 
 @exports("Interp")
@@ -42,6 +43,7 @@ def upsample(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -
 
 def _unpooled(graph: GraphBuilder, node: ExportedLayer, values: str, mask: str) -> str:
     """Planes of zeros with the values where the mask says; of several at one place the last counts."""
+    fixed(node.bottoms[0][2:], "the image's sizes")
     height, width = node.layer.size
     images, channels = node.bottoms[0][:2]
     planes = graph.add("Expand", graph.constant(0), graph.shape([images, channels, height * width]))
