@@ -62,7 +62,8 @@ def forward_proposals(
     rows, size = proposals.boxes[large], int(settings.CFM_INPUT_MASK_SIZE)
     resized = mask_arithmetic.resize(torch.from_numpy(proposals.masks[large]), (size, size))
     seen = (resized >= cfg.BINARIZE_THRESH).float()[:, None]
-    factors = np.array([image_scale(*image.shape[:2], scale, settings.MAX_SIZE) for scale in scales])
+    height, width = image.shape[:2]
+    factors = np.array([image_scale(height, width, scale, settings.MAX_SIZE) for scale in scales])
     level = levels(rows, factors)
     device = next(net.parameters()).device
     order: list[np.ndarray] = []

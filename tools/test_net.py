@@ -171,9 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     if not weights.is_file():
         raise CaffeError(f"--net {weights}: there is no such file; --wait waits for it")
     if args.task == "cfm" and not Path(args.proposals).is_dir():
-        raise CaffeError(
-            f"--proposals {args.proposals}: no such folder; prepare-mcg-maskdb --test makes it"
-        )
+        raise CaffeError(f"--proposals {args.proposals}: no such folder; prepare-mcg-maskdb --test makes it")
     with workers(args.gpu, args.cpu) as me:
         cfg.GPU_ID = me.device.index or 0
         if me.first:
