@@ -43,7 +43,7 @@ class SmoothL1Loss(Layer):
     tops = (1, 2)
     auto_tops = True
     is_loss = True
-    no_gradient = (2, 3)
+    constants = (2, 3)  # the weights
 
     def setup(self, bottom_shapes: list[Shape]) -> None:
         self.sigma = self.param.smooth_l1_loss_param.sigma
