@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -126,6 +127,14 @@ class _Filtering(Layer):
         return top.reshape(*lead, *top.shape[1:])
 
 
+def pads_apart(pad: Sequence[int]) -> bool:
+    """Whether the padding of a volume is better a step of its own.
+
+    With some pads from 3 on (torch 2.13) oneDNN's gradient of 3-D filters reads and writes outside its arrays.
+    """
+    return len(pad) == 3 and max(pad) > 1
+
+
 @register("Convolution")
 class Convolution(_Filtering):
     """Correlation with learned filters: blobs (num_output, channels / group, *kernel) and (num_output,).
@@ -151,8 +160,11 @@ class Convolution(_Filtering):
         if any(0 < lack < stride for lack, stride in zip(lacking, self.stride)):
             ends = [[0, max(lack, 0)] for lack in lacking]
             images = F.pad(images, sum(reversed(ends), []))
+        pad = self.pad
+        if pads_apart(pad):
+            images, pad = F.pad(images, [p for p in reversed(pad) for _ in range(2)]), [0] * len(pad)
         convolve = _CONVOLVE[len(self.kernel)]
-        return convolve(images, weight, bias, self.stride, self.pad, self.dilation, self.group)
+        return convolve(images, weight, bias, self.stride, pad, self.dilation, self.group)
 
 
 @register("Deconvolution")
@@ -170,4 +182,7 @@ class Deconvolution(_Filtering):
 
     def _filter(self, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         transpose = _TRANSPOSE[len(self.kernel)]
-        return transpose(images, weight, bias, self.stride, self.pad, 0, self.group, self.dilation)
+        if not pads_apart(self.pad):
+            return transpose(images, weight, bias, self.stride, self.pad, 0, self.group, self.dilation)
+        whole = transpose(images, weight, bias, self.stride, 0, 0, self.group, self.dilation)
+        return whole[(..., *(slice(pad, size - pad) for pad, size in zip(self.pad, whole.shape[2:])))]

@@ -152,3 +152,24 @@ def test_refuses_other_channels_and_kernels_beyond_the_input():
         layer.top_shapes([(1, 3, 8, 8)])
     with pytest.raises(CaffeError, match="no output"):
         layer.top_shapes([(1, 2, 4, 8)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("Convolution", (3, 2, 2, 6, 4)), ("Deconvolution", (3, 2, 3, 6, 4))], ids=lambda v: str(v)
+)
+def test_volumes_padded_by_their_own_length(kind, shape):
+    fields = "num_output: 3 kernel_size: 4 stride: 2 stride: 1 stride: 3 pad: 3 pad: 0 pad: 1"
+    layer = make_layer(
+        f'type: "{kind}" convolution_param {{ {fields} weight_filler {{ type: "gaussian" std: 1 }} }}', shape
+    )
+    x = torch.randn(shape)
+    made = {}
+    for dtype in (torch.float32, torch.float64):
+        layer.to(dtype).zero_grad()
+        bottom = x.clone().to(dtype).requires_grad_()
+        top = layer(bottom)
+        assert top.shape == layer.top_shapes([shape])[0]
+        (top * torch.arange(top.numel(), dtype=dtype).view(top.shape).sin()).sum().backward()
+        made[dtype] = [top.detach(), bottom.grad, *(blob.grad.clone() for blob in layer.blobs)]
+    for single, double in zip(*made.values()):
+        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
