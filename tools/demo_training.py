@@ -22,7 +22,7 @@ from caffe_bridge.tools import test_net, train_net
 
 SETTINGS = Path("experiments", "cfgs", "mnc5_tiny.yml")  # in a source tree, not in an installed package
 SIZE = (160, 208)
-ITERATIONS = 2000
+ITERATIONS = 2600
 PICTURES = ("training.png", "precision.png", "best_and_worst.png")
 
 
