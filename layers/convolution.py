@@ -185,4 +185,5 @@ class Deconvolution(_Filtering):
         if not pads_apart(self.pad):
             return transpose(images, weight, bias, self.stride, self.pad, 0, self.group, self.dilation)
         whole = transpose(images, weight, bias, self.stride, 0, 0, self.group, self.dilation)
-        return whole[(..., *(slice(pad, size - pad) for pad, size in zip(self.pad, whole.shape[2:])))]
+        inner: tuple[Any, ...] = tuple(slice(pad, size - pad) for pad, size in zip(self.pad, whole.shape[2:]))
+        return whole[(..., *inner)]
