@@ -65,7 +65,7 @@ _FROM_SCRATCH_SOLVER = {
     "base_lr": 0.001,
     "lr_policy": "multistep",
     "gamma": 0.3,
-    "stepvalue": [1900, 2400],
+    "stepvalue": [1750, 2200],
     "display": 20,
     "average_loss": 20,
     "momentum": 0.9,
