@@ -52,7 +52,7 @@ types: setup
 	MYPYPATH=build/mypy $(BIN)/mypy --package caffe_bridge > build/mypy.txt; status=$$?; \
 		sed -E 's#^build/mypy/(caffe_bridge/(layers|convert|tools)/|)#\2/#; s#^/##' build/mypy.txt; exit $$status
 
-# Every recorded case of the original programs, through the pycaffe face.
+# Every recorded case of the original programs, through the pycaffe face; a training killed twenty times.
 CHECK := $(BIN)/python -m caffe_bridge.pycaffe $(REFERENCE)
 accept: setup
 	$(CHECK)/check_cases.py $(REFERENCE)/layers
@@ -66,6 +66,7 @@ accept: setup
 		$(CHECK)/e2e.py check prototxt/$$net/test.prototxt $(REFERENCE)/e2e/$${net}_384x512.npz || exit 1; \
 		$(CHECK)/e2e.py check-train prototxt/$$net/train.prototxt $(REFERENCE)/e2e/$${net}_train_256x320.npz || exit 1; \
 	done
+	KILLS=20 $(BIN)/python -m pytest tests/test_train_net.py -k killed
 
 clean:
 	rm -rf build dist output *.egg-info .pytest_cache .mypy_cache .ruff_cache
