@@ -48,9 +48,12 @@ class Node:
         self.accepted = bottom_shapes
         return top_shapes
 
-    def located(self, error: LayerError, bottom_shapes: Sequence[Sequence[int]]) -> LayerError:
-        """`error` with this layer's name, type, place and bottom shapes."""
-        return error.located(self.name, self.type, self.where, bottom_shapes)
+    def located(self, error: Exception, bottom_shapes: Sequence[Sequence[int]]) -> LayerError:
+        """The layer's own error, or the first line of what torch raised, with its name, type, place and shapes."""
+        own = error
+        if not isinstance(own, LayerError):
+            own = LayerError((str(error).splitlines() or [type(error).__name__])[0])
+        return own.located(self.name, self.type, self.where, bottom_shapes)
 
 
 @dataclass

@@ -219,8 +219,7 @@ class Net(torch.nn.Module):
             users_own = isinstance(error, CaffeError) or isinstance(node.layer, PythonLayer)
             if users_own or torch.compiler.is_compiling():
                 raise
-            message = LayerError(str(error).splitlines()[0])
-            raise node.located(message, [tuple(b.shape) for b in bottoms]) from error
+            raise node.located(error, [tuple(b.shape) for b in bottoms]) from error
         tops = (tops,) if isinstance(tops, torch.Tensor) else tops
         if not node.bottoms:
             place = self._placement

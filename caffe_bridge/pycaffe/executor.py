@@ -70,7 +70,7 @@ class Executor:
                 else:
                     self.blobs[name] = Blob(device=self._place.device, dtype=self._place.dtype)
             blob = self.blobs[name]
-            if node.layer.shares_data and not node.type == "Input":
+            if node.layer.shares_data:
                 self._share(node, blob, net.graph.shapes[name])
             else:
                 blob.reshape(*net.graph.shapes[name])
@@ -129,12 +129,10 @@ class Executor:
             node.accept([blob.shape for blob in bottoms])
             with torch.set_grad_enabled(node.need_backward):
                 made = node.layer(*values)
-        except LayerError as error:
-            raise node.located(error, [b.shape for b in bottoms]) from error
         except (RuntimeError, IndexError, ValueError) as error:
-            if isinstance(error, CaffeError):
+            if isinstance(error, CaffeError) and not isinstance(error, LayerError):
                 raise
-            raise node.located(LayerError(str(error).splitlines()[0]), [b.shape for b in bottoms]) from error
+            raise node.located(error, [b.shape for b in bottoms]) from error
         made = (made,) if isinstance(made, torch.Tensor) else made
         edge = torch.autograd.graph.get_gradient_edge
         self._passes[index] = _Pass(values, [edge(top) if top.requires_grad else None for top in made])
