@@ -30,7 +30,7 @@ $(VENV)/.installed: $(VENV)/.dependencies pyproject.toml setup.py $(wildcard csr
 	touch $@
 
 demo: setup
-	$(BIN)/caffe-bridge demo
+	$(BIN)/caffe-bridge demo-training
 
 test: wheel-test pytest
 

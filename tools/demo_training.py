@@ -22,7 +22,6 @@ from caffe_bridge.datasets import shapes
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.tools import test_net, train_net
 
-SETTINGS = Path("experiments", "cfgs", "mnc5_tiny.yml")  # in a source tree, not in an installed package
 SIZE = (160, 208)
 ITERATIONS = 2400
 PICTURES = ("training.png", "precision.png", "best_and_worst.png")
@@ -38,7 +37,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--iters", type=int, default=ITERATIONS, metavar="N", help="updates (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1500, metavar="N", help="to train on (default: %(default)s)")
     parser.add_argument("--unseen", type=int, default=100, metavar="N", help="to test on (default: %(default)s)")
-    parser.add_argument("--cfg", metavar="YAML", help=f"settings (default: {SETTINGS} of the source tree)")
+    parser.add_argument("--cfg", metavar="YAML", help="settings (default: the packaged mnc5_tiny.yml)")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--gpu", type=int, metavar="N", help="run on this GPU")
     place.add_argument("--cpu", action="store_true", help="run on the CPU (the default where there is no GPU)")
@@ -50,9 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if min(args.iters, args.images, args.unseen) < 1:
         raise CaffeError("--iters, --images and --unseen are at least 1")
-    settings = Path(args.cfg) if args.cfg else Path(__file__).resolve().parent.parent / SETTINGS
-    if not settings.exists():
-        raise CaffeError(f"{settings}: there are no such settings; --cfg names others")
+    packaged = importlib.resources.files("caffe_bridge.experiments") / "cfgs" / "mnc5_tiny.yml"
+    settings = args.cfg or str(packaged)
     model = importlib.resources.files("caffe_bridge.prototxt") / "mnc5_tiny"
     device = ["--cpu"] if args.cpu else [] if args.gpu is None else ["--gpu", str(args.gpu)]
     out = args.out.resolve()

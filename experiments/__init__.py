@@ -1,0 +1,1 @@
+"""Settings of the experiments and the scripts that run them. Data only."""
