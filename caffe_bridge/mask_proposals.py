@@ -21,6 +21,7 @@ import numpy as np
 import scipy.io
 
 from caffe_bridge import bbox_targets
+from caffe_bridge.config import cfg
 from caffe_bridge.errors import CaffeError
 
 if TYPE_CHECKING:
@@ -126,6 +127,14 @@ def _numbers(path: str, name: str, values: np.ndarray, dtype: Any) -> np.ndarray
     if not np.isfinite(values).all():
         raise CaffeError(f"{path}: {name} has values that are no numbers")
     return values.astype(dtype).ravel()
+
+
+def usual_folder(dataset: Dataset) -> str:
+    """Where a data set's files are unless said otherwise, as in the original: DATA_DIR/cache/NAME_mcg_maskdb.
+
+    NAME is the data set's without "_seg": voc_2012_train for voc_2012_seg_train.
+    """
+    return os.path.join(cfg.DATA_DIR, "cache", f"{dataset.name.replace('_seg', '')}_mcg_maskdb")
 
 
 class MaskProposals:

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 
 from caffe_bridge import definition as definitions
-from caffe_bridge import divergence, randomness, roidb
-from caffe_bridge.class_count import class_count, with_classes
+from caffe_bridge import divergence, feeding, randomness
+from caffe_bridge.class_count import with_classes
 from caffe_bridge.config import cfg
 from caffe_bridge.distributed import Workers
 from caffe_bridge.errors import CaffeError, LayerError, SolverError, WeightsError
@@ -121,41 +121,23 @@ class Trainer(Solver):
 
     # -- data --------------------------------------------------------------------------------------------
 
-    def feed(self, imdb: Dataset) -> int:
-        """Give the train net's data layers a data set, with its mirror images if cfg.TRAIN.USE_FLIPPED.
+    def feed(self, imdb: Dataset, proposals: str | None = None) -> int:
+        """Give the train net's data layers a data set; see `caffe_bridge.feeding`.
 
-        Returns the number of images, mirrored ones included.
+        Args:
+            proposals: folder of the images' proposals, for nets that train on them.
+
+        Returns:
+            The number of images, mirrored ones included.
 
         Raises:
-            CaffeError: the data set has another number of classes than the net, or no masks where they are needed; no
-                layer of the net takes a data set; or the targets of a net with an RPN were to be normalised by what
-                only its proposals could tell.
+            CaffeError: see `feeding.feed`.
         """
-        count = class_count(self.net.definition)
-        if imdb.num_classes != count:
-            raise CaffeError(
-                f"{imdb.name} has {imdb.num_classes} classes, the net {count} (background included): "
-                f"make the net for them with --classes {imdb.num_classes}"
-            )
-        normalised = cfg.TRAIN.BBOX_REG and cfg.TRAIN.BBOX_NORMALIZE_TARGETS
-        if cfg.TRAIN.HAS_RPN and normalised and not cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED:
-            raise CaffeError(
-                "the targets of RoIs that an RPN makes can only be normalised by fixed numbers: "
-                "set TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED True"
-            )
-        fed: list[Any] = [node.layer for node in self.net.graph.nodes if hasattr(node.layer, "set_roidb")]
-        if not fed:
-            raise CaffeError(f"no layer of {self.net.name or 'the net'} takes a data set (it would have set_roidb)")
-        entries = imdb.roidb(flipped=cfg.TRAIN.USE_FLIPPED)
-        mean, deviation = roidb.add_regression_targets(entries, imdb.num_classes)
-        if normalised:
+        fed = feeding.feed(self.net, imdb, proposals)
+        if fed.statistics is not None:
+            mean, deviation = fed.statistics
             self._bbox = torch.from_numpy(mean).ravel(), torch.from_numpy(deviation).ravel()
-        masks = imdb.maskdb(flipped=cfg.TRAIN.USE_FLIPPED) if cfg.MNC_MODE else None
-        for layer in fed:
-            layer.set_roidb(entries)
-            if masks is not None:
-                layer.set_maskdb(masks)
-        return len(entries)
+        return fed.entries
 
     # -- passes ------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
     more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
     more.add_argument("--ignore-shapes", action="store_true", help="skip weights of layers that have other shapes")
+    more.add_argument("--proposals", metavar="DIR", help="for cfm: the folder of prepare-mcg-maskdb (data/cache/...)")
     more.add_argument(
         "--resume", nargs="?", const=LATEST, metavar="STATE", help="go on from a solver state; by default the latest"
     )
@@ -100,7 +101,7 @@ def make_trainer(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Work
         workers=me,
         seed_passes=chosen if args.seed_passes or me.count > 1 else None,
     )
-    count = trainer.feed(imdb)
+    count = trainer.feed(imdb, args.proposals)
     if me.first:
         print(f"{count} roidb entries")
     if args.amp:
