@@ -1,4 +1,4 @@
-"""The nets of Caffe's own distribution by the name of their directory in prototxt/; released weights fit them."""
+"""Nets of Caffe's own distribution and other widely used ones, by directory in prototxt/; released weights fit them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import zoo_googlenet, zoo_imagenet, zoo_lrcn, zoo_small
+from . import (
+    zoo_densenet,
+    zoo_googlenet,
+    zoo_imagenet,
+    zoo_inception_v3,
+    zoo_lrcn,
+    zoo_mobilenet,
+    zoo_small,
+    zoo_squeezenet,
+    zoo_ssd,
+    zoo_unet,
+    zoo_vgg,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,18 @@ _AUTOENCODER = (
     "G. Hinton, R. Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, Science 313, 2006"
 )
 _LRCN = "J. Donahue et al.: Long-term Recurrent Convolutional Networks, CVPR 2015"
+_VGG = "K. Simonyan, A. Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015"
+_SQUEEZENET = (
+    "F. Iandola et al.: SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size, 2016"
+)
+_MOBILENET = (
+    "A. Howard et al.: MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, 2017"
+)
+_MOBILENET_V2 = "M. Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018"
+_DENSENET = "G. Huang, Z. Liu, L. van der Maaten, K. Weinberger: Densely Connected Convolutional Networks, CVPR 2017"
+_INCEPTION_V3 = "C. Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, CVPR 2016"
+_UNET = "O. Ronneberger, P. Fischer, T. Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015"
+_SSD = "W. Liu et al.: SSD: Single Shot MultiBox Detector, ECCV 2016"
 
 ZOO: dict[str, Published] = {
     "alexnet": Published("AlexNet, as in Caffe's bvlc_alexnet", _ALEXNET, zoo_imagenet.alexnet),
@@ -70,4 +94,13 @@ ZOO: dict[str, Published] = {
         _LRCN,
         zoo_lrcn.lrcn,
     ),
+    "vgg16": Published("VGG-16, as released", _VGG, zoo_vgg.vgg16),
+    "squeezenet": Published("SqueezeNet 1.1, as released", _SQUEEZENET, zoo_squeezenet.squeezenet),
+    "mobilenet": Published("MobileNet", _MOBILENET, zoo_mobilenet.mobilenet),
+    "mobilenet_v2": Published("MobileNetV2", _MOBILENET_V2, zoo_mobilenet.mobilenet_v2),
+    "densenet121": Published("DenseNet-121", _DENSENET, zoo_densenet.densenet121),
+    "inception_v3": Published("Inception-v3", _INCEPTION_V3, zoo_inception_v3.inception_v3),
+    "unet": Published("U-Net", _UNET, zoo_unet.unet),
+    "fcn8s": Published("FCN-8s with the classes of PASCAL VOC", _FCN, zoo_vgg.fcn8s),
+    "ssd300": Published("SSD-300 on VGG-16 with the classes of PASCAL VOC", _SSD, zoo_ssd.ssd300),
 }
