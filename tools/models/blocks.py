@@ -24,6 +24,11 @@ def trained(m: Model) -> list[dict[str, Any]]:
     return [{"lr_mult": 1, "decay_mult": 1}, {"lr_mult": 2, "decay_mult": 0}]
 
 
+def of_trunk(m: Model) -> list[dict[str, Any]]:
+    """ParamSpecs of a convolution of the trunk."""
+    return FROZEN if m.fixed_trunk else trained(m)
+
+
 def shared(m: Model, name: str) -> list[dict[str, Any]]:
     """ParamSpecs of a weight and bias that other layers share under the names `name`_w and `name`_b."""
     specs: list[dict[str, Any]] = [{"name": f"{name}_w"}, {"name": f"{name}_b"}]

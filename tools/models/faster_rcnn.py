@@ -22,7 +22,7 @@ def net(m: Model) -> NetSpec:
     else:
         blocks.inputs(n, {"data": (1, 3, 224, 224), "im_info": (1, 3)})
     features = m.trunk(n, m)
-    rpn.scores_and_deltas(n, m, features, separator="/")
+    rpn.scores_and_deltas(n, m, features, rpn.FASTER_RCNN)
     if m.train:
         rpn.targets(n, m, ("rpn_cls_score", "gt_boxes", "im_info", "data"))
         rpn.losses(n)

@@ -25,6 +25,7 @@ class Model:
         hidden: width of fc6 and fc7, and of their twins in the mask branch.
         mask_hidden: width of the layer below the mask prediction.
         from_scratch: give the layers that published models take from an ImageNet network a filler.
+        fixed_trunk: leave the trunk as it is while training.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Model:
     hidden: int = 4096
     mask_hidden: int = 256
     from_scratch: bool = False
+    fixed_trunk: bool = False
 
     @property
     def anchors(self) -> int:

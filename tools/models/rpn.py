@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from caffe_bridge.pycaffe.net_spec import NetSpec
 from caffe_bridge.pycaffe.net_spec import layers as L
@@ -13,21 +13,37 @@ from .model import Model
 TARGETS = ("rpn_labels", "rpn_bbox_targets", "rpn_bbox_inside_weights", "rpn_bbox_outside_weights")
 
 
-def scores_and_deltas(n: NetSpec, m: Model, features: str, separator: str = "_") -> None:
-    """`rpn_cls_score` and `rpn_bbox_pred` of every anchor; the hidden layer's names differ in their separator."""
-    hidden = f"rpn{separator}output"
-    fillers = blocks.pretrained(m) or blocks.gaussian(0.01)
-    n[hidden] = _conv(n, m, features, m.rpn_channels, 3, name=f"rpn_conv{separator}3x3", **fillers)
-    blocks.relu(n, f"rpn_relu{separator}3x3", hidden)
-    n.rpn_cls_score = _conv(n, m, hidden, 2 * m.anchors, 1, **blocks.gaussian(0.01))
-    n.rpn_bbox_pred = _conv(n, m, hidden, 4 * m.anchors, 1, **blocks.gaussian(0.01))
+class Names(NamedTuple):
+    """What the hidden layer's convolution, ReLU and blob are called, which weights depend on."""
+
+    convolution: str
+    relu: str
+    blob: str
+
+
+MNC = Names("rpn_conv_3x3", "rpn_relu_3x3", "rpn_output")
+FASTER_RCNN = Names("rpn_conv/3x3", "rpn_relu/3x3", "rpn/output")
+ALTERNATING_ZF = Names("rpn_conv1", "rpn_relu1", "rpn_conv1")
+
+
+def scores_and_deltas(n: NetSpec, m: Model, features: str, names: Names = MNC) -> None:
+    """`outputs`, and `rpn_cls_score_reshape`: an anchor's two scores in the two channels that a softmax compares."""
+    outputs(n, m, features, names, blocks.trained(m))
     n.rpn_cls_score_reshape = L.Reshape(n.rpn_cls_score, shape={"dim": [0, 2, -1, 0]})
 
 
-def _conv(n: NetSpec, m: Model, bottom: str, num_output: int, kernel_size: int, **settings: Any) -> Any:
+def outputs(n: NetSpec, m: Model, features: str, names: Names, param: list[dict[str, Any]]) -> None:
+    """`rpn_cls_score` and `rpn_bbox_pred` of every anchor; `param` is the layers' ParamSpecs."""
+    hidden = blocks.pretrained(m) or blocks.gaussian(0.01)
+    n[names.blob] = _conv(n, features, m.rpn_channels, 3, name=names.convolution, param=param, **hidden)
+    blocks.relu(n, names.relu, names.blob)
+    n.rpn_cls_score = _conv(n, names.blob, 2 * m.anchors, 1, param=param, **blocks.gaussian(0.01))
+    n.rpn_bbox_pred = _conv(n, names.blob, 4 * m.anchors, 1, param=param, **blocks.gaussian(0.01))
+
+
+def _conv(n: NetSpec, bottom: str, num_output: int, kernel_size: int, **settings: Any) -> Any:
     return L.Convolution(
         n[bottom],
-        param=blocks.trained(m),
         num_output=num_output,
         kernel_size=kernel_size,
         pad=kernel_size // 2,
@@ -50,11 +66,10 @@ def proposals(n: NetSpec, m: Model, tops: tuple[str, ...], **options: Any) -> No
     blocks.python(n, "proposal", "pylayer.proposal_layer.ProposalLayer", bottoms, tops, down, **options)
 
 
-def targets(n: NetSpec, m: Model, bottoms: tuple[str, ...]) -> None:
+def targets(n: NetSpec, m: Model, bottoms: tuple[str, ...], package: str = "pylayer") -> None:
     """What each anchor should have answered."""
-    blocks.python(
-        n, "rpn-data", "pylayer.anchor_target_layer.AnchorTargetLayer", bottoms, TARGETS, **m.anchor_settings()
-    )
+    layer = f"{package}.anchor_target_layer.AnchorTargetLayer"
+    blocks.python(n, "rpn-data", layer, bottoms, TARGETS, **m.anchor_settings())
 
 
 def losses(n: NetSpec) -> None:
