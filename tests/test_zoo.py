@@ -31,7 +31,7 @@ SHAPES = {
 
 LARGE = ("alexnet", "caffenet", "caffenet_full_conv", "rcnn_ilsvrc13", "googlenet", "lrcn")
 TRAINED = list(SHAPES)
-DEPLOYED = [name for name in ZOO if "deploy.prototxt" in ZOO[name].files()]
+DEPLOYED = [name for name in ZOO if name in (*SHAPES, *LARGE) and "deploy.prototxt" in ZOO[name].files()]
 STAGES = {"autoencoder": ("test-on-train",)}
 
 
@@ -105,6 +105,15 @@ def test_every_published_net_is_committed_with_the_files_its_solver_names():
         ("googlenet", "deploy", 6_998_552),
         ("cifar10_quick", "deploy", 145_578),
         ("cifar10_full", "deploy", 89_578),
+        ("vgg16", "deploy", 138_357_544),
+        ("squeezenet", "deploy", 1_235_496),
+        # Batch normalization's statistics and their factor are blobs, too.
+        ("mobilenet", "deploy", 4_231_976 + 21_888 + 27),
+        ("mobilenet_v2", "deploy", 3_504_872 + 34_112 + 52 + (32 * 32 + 4 * 32 + 1)),
+        ("densenet121", "deploy", 7_978_856 + 83_648 + 121),
+        ("inception_v3", "deploy", 23_851_784 + 17_216 + 94),
+        ("unet", "deploy", 31_030_658),
+        ("ssd300", "deploy", 26_285_486),
     ],
 )
 def test_number_of_parameters(name, file, count):
