@@ -141,7 +141,8 @@ def read_windows(param: Any, size: tuple[int, int]) -> Windows:
         raise LayerError("stochastic pooling takes no padding")
     if any(p >= k for p, k in zip(pad, kernel)):
         raise LayerError(f"pad {pad} must be smaller than the kernel {kernel}")
-    return Windows(kernel, stride, pad, param.round_mode == schema.PoolingParameter.CEIL)
+    ceil = param.round_mode == schema.PoolingParameter.CEIL and param.ceil_mode
+    return Windows(kernel, stride, pad, ceil)
 
 
 def _pair(param: Any, name: str) -> tuple[int, int]:
@@ -158,8 +159,9 @@ def _pair(param: Any, name: str) -> tuple[int, int]:
 class Pooling(Layer):
     """Pooling over the last two of four axes.
 
-    Output sizes round up unless `round_mode: FLOOR`. MAX can have a second top, the positions y * W + x of the maxima
-    within their plane. STOCHASTIC, which in Caffe runs on the GPU only, runs everywhere.
+    Output sizes round up unless `round_mode: FLOOR`, or `ceil_mode: false` as some forks write it. MAX can have a second
+    top, the positions y * W + x of the maxima within their plane. STOCHASTIC, which in Caffe runs on the GPU only, runs
+    everywhere.
     """
 
     tops = (1, 2)

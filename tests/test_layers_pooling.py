@@ -58,6 +58,14 @@ def layer_for(pool, kernel, stride, pad, mode, size, tops=1):
     return make_layer(text, (2, 2, *size))
 
 
+def test_ceil_mode_of_the_forks():
+    rounded = [
+        make_layer(f'type: "Pooling" pooling_param {{ kernel_size: 3 stride: 2 {mode} }}', (1, 1, 8, 8))
+        for mode in ("ceil_mode: false", "round_mode: FLOOR", "ceil_mode: true", "")
+    ]
+    assert [layer.top_shapes([(1, 1, 8, 8)]) for layer in rounded] == [[(1, 1, size, size)] for size in (3, 3, 4, 4)]
+
+
 @pytest.mark.parametrize("name", cases("Pooling", "PoolingMask"))
 def test_recorded(name):
     check_case(name)
