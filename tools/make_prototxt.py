@@ -10,10 +10,11 @@ from pathlib import Path
 from caffe_bridge.cli import run
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.tools.models.catalogue import DEFINITIONS, Definition
+from caffe_bridge.tools.models.detectors import DETECTORS, Alternating
 from caffe_bridge.tools.models.render import files
 from caffe_bridge.tools.models.zoo import ZOO, Published
 
-MODELS: dict[str, Definition | Published] = {**DEFINITIONS, **ZOO}
+MODELS: dict[str, Definition | Alternating | Published] = {**DEFINITIONS, **DETECTORS, **ZOO}
 DIRECTORY = Path(__file__).resolve().parent.parent / "prototxt"
 
 

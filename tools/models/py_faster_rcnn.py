@@ -67,8 +67,8 @@ def rpn_stage(m: Detector) -> NetSpec:
     _propose(n, m, m.trunk(n, m), alone=True)
     if m.train:
         shape = {"dim": [1, m.features * m.roi_size**2]}
-        n.dummy_roi_pool = L.DummyData(shape=shape, data_filler={"type": "constant", "value": 0})
-        _hidden_pair(n, replace(m, dropout=None), "dummy_roi_pool", blocks.FROZEN)
+        n.dummy_roi_pool_conv5 = L.DummyData(shape=shape, data_filler={"type": "constant", "value": 0})
+        _hidden_pair(n, replace(m, dropout=None), "dummy_roi_pool_conv5", blocks.FROZEN)
         n.silence_fc7 = L.Silence(n.fc7, ntop=0)
     return n
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from caffe_bridge import schema, text_format
+from caffe_bridge.pycaffe.net_spec import NetSpec
 
 from .catalogue import Definition
+from .detectors import Alternating
 from .model import Model
 from .zoo import Published
 
@@ -19,13 +22,17 @@ WHAT = {
 }
 
 
-def files(definition: Definition | Published) -> dict[str, str]:
+def files(definition: Definition | Alternating | Published) -> dict[str, str]:
     """The text of each of a definition's files, by file name."""
     if isinstance(definition, Published):
         made = definition.files()
         if "solver.prototxt" in made:
             made["solver.prototxt"] = schema.SolverParameter(**made["solver.prototxt"])
         return {name: _text(definition, WHAT[name], message) for name, message in made.items()}
+    if isinstance(definition, Alternating):
+        texts = {name: (what, _message(net, model)) for name, (what, net, model) in definition.nets().items()}
+        texts |= {name: (what, schema.SolverParameter(**own)) for name, (what, own) in definition.solvers().items()}
+        return {f"{name}.prototxt": _text(definition, *text) for name, text in texts.items()}
     train, test = (net_message(definition, train=train) for train in (True, False))
     solver = schema.SolverParameter(train_net="train.prototxt", **definition.solver)
     return {
@@ -36,12 +43,13 @@ def files(definition: Definition | Published) -> dict[str, str]:
 
 
 def net_message(definition: Definition, train: bool) -> Any:
-    """The NetParameter of a definition in one phase.
+    """The NetParameter of a definition in one phase."""
+    return _message(definition.net, replace(definition.model, train=train))
 
-    Inputs are NetParameter's own fields `input` and `input_shape`: MNC's fork has no Input layer.
-    """
-    model: Model = replace(definition.model, train=train)
-    message = definition.net(model).to_proto()
+
+def _message(net: Callable[[Any], NetSpec], model: Model) -> Any:
+    """Inputs are NetParameter's own fields `input` and `input_shape`: MNC's fork has no Input layer."""
+    message = net(model).to_proto()
     message.name = model.name
     if message.layer[0].type == "Input":
         message.input.extend(message.layer[0].top)
@@ -50,7 +58,7 @@ def net_message(definition: Definition, train: bool) -> Any:
     return message
 
 
-def _text(definition: Definition | Published, what: str, message: Any) -> str:
+def _text(definition: Definition | Alternating | Published, what: str, message: Any) -> str:
     lines = [
         f"{what} of {definition.about}.",
         f"{definition.paper}.",
