@@ -51,23 +51,46 @@ class SmallRun:
         (folder / "small.yml").write_text(SETTINGS)
         self.solver()
 
-    def solver(self, iter_size: int = 1, more: str = "") -> str:
+    def solver(self, iter_size: int = 1, more: str = "", train: Path = PROTOTXT / "train.prototxt") -> str:
         path = self.folder / f"solver_{iter_size}.prototxt"
-        path.write_text(SOLVER.format(train=PROTOTXT / "train.prototxt", iter_size=iter_size, more=more))
+        path.write_text(SOLVER.format(train=train, iter_size=iter_size, more=more))
         return str(path)
 
     def settings(self, exp_dir: str, *more: str) -> list[str]:
         own = ["ROOT_DIR", str(self.folder), "DATA_DIR", str(self.folder / "data"), "EXP_DIR", exp_dir]
         return ["--set", *own, *more]
 
-    def training(self, exp_dir: str, iters: int, *flags: str, settings: tuple[str, ...] = (), iter_size: int = 1):
+    def training(
+        self,
+        exp_dir: str,
+        iters: int,
+        *flags: str,
+        settings: tuple[str, ...] = (),
+        iter_size: int = 1,
+        train: Path = PROTOTXT / "train.prototxt",
+    ):
         """Arguments of train-net."""
-        own = ["--cpu", "--solver", self.solver(iter_size), "--imdb", "shapes_train", "--iters", str(iters)]
+        own = [
+            "--cpu",
+            "--solver",
+            self.solver(iter_size, train=train),
+            "--imdb",
+            "shapes_train",
+            "--iters",
+            str(iters),
+        ]
         return [*own, "--cfg", str(self.folder / "small.yml"), *flags, *self.settings(exp_dir, *settings)]
 
-    def testing(self, exp_dir: str, net: Path, *flags: str, settings: tuple[str, ...] = ()):
+    def testing(
+        self,
+        exp_dir: str,
+        net: Path,
+        *flags: str,
+        settings: tuple[str, ...] = (),
+        test: Path = PROTOTXT / "test.prototxt",
+    ):
         """Arguments of test-net."""
-        own = ["--cpu", "--def", str(PROTOTXT / "test.prototxt"), "--net", str(net), "--imdb", "shapes_val"]
+        own = ["--cpu", "--def", str(test), "--net", str(net), "--imdb", "shapes_val"]
         return [*own, "--cfg", str(self.folder / "small.yml"), *flags, *self.settings(exp_dir, *settings)]
 
     def output(self, exp_dir: str, imdb: str = "shapes_train") -> Path:

@@ -59,6 +59,16 @@ def test_cpu_and_environment(run):
     assert train[train.index("--imdb") + 1] == "shapes_train"
 
 
+@pytest.mark.parametrize("depth", ["50", "101"])
+def test_residual_nets(run, depth):
+    train, test = calls(run("cpu", f"ResNet{depth}"))
+    assert train[train.index("--solver") + 1] == f"prototxt/mnc5_resnet{depth}/solver.prototxt"
+    assert train[train.index("--weights") + 1] == f"data/imagenet_models/ResNet-{depth}-model.caffemodel"
+    assert test[test.index("--def") + 1] == f"prototxt/mnc5_resnet{depth}/test.prototxt"
+    for call, flag in ((train, "--cfg"), (train, "--solver"), (test, "--def")):
+        assert (ROOT / call[call.index(flag) + 1]).is_file()
+
+
 @pytest.mark.parametrize("arguments", [[], ["0"], ["0", "VGG99"]])
 def test_mistakes(run, arguments):
     result = run(*arguments)

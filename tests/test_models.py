@@ -16,6 +16,8 @@ PUBLISHED = ("mnc5", "cfm", "faster_rcnn")
 SETTINGS = {
     "mnc5": "VGG16/mnc_5stage",
     "mnc5_tiny": "mnc5_tiny",
+    "mnc5_resnet50": "ResNet50/mnc_5stage",
+    "mnc5_resnet101": "ResNet101/mnc_5stage",
     "cfm": "VGG16/cfm",
     "cfm_tiny": "cfm_tiny",
     "faster_rcnn": "VGG16/faster_rcnn_end2end",

@@ -106,6 +106,7 @@ def test_every_published_net_is_committed_with_the_files_its_solver_names():
         ("cifar10_quick", "deploy", 145_578),
         ("cifar10_full", "deploy", 89_578),
         ("vgg16", "deploy", 138_357_544),
+        ("resnet50", "deploy", 25_557_032 + 64 + 53_120 + 53),
         ("squeezenet", "deploy", 1_235_496),
         # Batch normalization's statistics and their factor are blobs, too.
         ("mobilenet", "deploy", 4_231_976 + 21_888 + 27),

@@ -5,7 +5,8 @@
 # example: experiments/scripts/mnc_5stage.sh 0 VGG16 --set EXP_DIR larger RNG_SEED 42 TRAIN.SCALES "[400,500,600,700]"
 #
 # GPU   number of the device; "cpu" for none
-# NET   VGG16: prototxt/mnc5 with experiments/cfgs/VGG16/mnc_5stage.yml
+# NET   VGG16: prototxt/mnc5, as published; ResNet50 or ResNet101: prototxt/mnc5_resnet50, mnc5_resnet101. Each goes with
+#       experiments/cfgs/NET/mnc_5stage.yml
 # Environment: ITERS, DATASET_TRAIN, DATASET_TEST and NET_INIT replace the defaults below; CAFFE_BRIDGE is the command
 # to run, for example "torchrun --nproc-per-node 8 -m caffe_bridge.cli".
 set -euo pipefail
@@ -20,7 +21,11 @@ shift 2
 ITERS=${ITERS:-25000}
 DATASET_TRAIN=${DATASET_TRAIN:-voc_2012_seg_train}
 DATASET_TEST=${DATASET_TEST:-voc_2012_seg_val}
-NET_INIT=${NET_INIT:-data/imagenet_models/$NET.mask.caffemodel}
+case $NET in
+    ResNet*) MODEL=mnc5_resnet${NET#ResNet} INIT=ResNet-${NET#ResNet}-model.caffemodel ;;
+    *) MODEL=mnc5 INIT=$NET.mask.caffemodel ;;
+esac
+NET_INIT=${NET_INIT:-data/imagenet_models/$INIT}
 
 cd "$(dirname "$0")/../.."
 CFG=experiments/cfgs/$NET/mnc_5stage.yml
@@ -47,7 +52,7 @@ trap 'rm -f "$SAID"' EXIT
 set -x
 
 time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
-    --solver prototxt/mnc5/solver.prototxt \
+    --solver "prototxt/$MODEL/solver.prototxt" \
     --weights "$NET_INIT" \
     --imdb "$DATASET_TRAIN" \
     --iters "$ITERS" \
@@ -59,7 +64,7 @@ NET_FINAL=$(sed -n 's/^Wrote snapshot to: //p' "$SAID" | tail -n 1)
 set -x
 
 time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def prototxt/mnc5/test.prototxt \
+    --def "prototxt/$MODEL/test.prototxt" \
     --net "$NET_FINAL" \
     --imdb "$DATASET_TEST" \
     --cfg "$CFG" \

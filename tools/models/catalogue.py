@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from caffe_bridge.pycaffe.net_spec import NetSpec
 
-from . import cfm, faster_rcnn, mnc, trunks
+from . import cfm, faster_rcnn, mnc, mnc_resnet, trunks
 from .model import Model
+from .resnet import RESNET50, RESNET101, ResNet
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,16 @@ def _tiny(name: str) -> Model:
     )
 
 
+def _on_resnet(depth: int, resnet: ResNet) -> Definition:
+    return Definition(
+        f"the five-stage multi-task network cascade on ResNet-{depth}",
+        _MNC_PAPER,
+        partial(mnc_resnet.net, resnet),
+        Model(f"ResNet-{depth}", partial(mnc_resnet.trunk, resnet)),
+        _PUBLISHED_SOLVER | {"snapshot_prefix": f"resnet{depth}_mnc_5stage"},
+    )
+
+
 DEFINITIONS: dict[str, Definition] = {
     "mnc5": Definition(
         "the five-stage multi-task network cascade on VGG-16, as published",
@@ -105,6 +117,8 @@ DEFINITIONS: dict[str, Definition] = {
         _tiny("MNC5_tiny"),
         _FROM_SCRATCH_SOLVER | {"snapshot_prefix": "mnc5_tiny"},
     ),
+    "mnc5_resnet50": _on_resnet(50, RESNET50),
+    "mnc5_resnet101": _on_resnet(101, RESNET101),
     "cfm": Definition(
         "convolutional feature masking on VGG-16, as published with MNC",
         _CFM_PAPER,

@@ -50,7 +50,7 @@ def net(m: Model) -> NetSpec:
         heads.mask_loss(n)
     else:
         n.mask_prob = L.Sigmoid(n.mask_pred)
-    heads.join(n)
+    heads.join(n, "fc7_mask", "fc7")
     if m.train:
         _training_outputs(n, m)
     else:

@@ -42,9 +42,9 @@ def mask_loss(n: NetSpec, suffix: str = "") -> None:
     )
 
 
-def join(n: NetSpec, suffix: str = "") -> None:
+def join(n: NetSpec, of_mask: str, of_box: str, suffix: str = "") -> None:
     """`join_box_mask`: the features of the masked RoI beside those of the whole one."""
-    n[f"join_box_mask{suffix}"] = L.Concat(n[f"fc7_mask{suffix}"], n[f"fc7{suffix}"], axis=1)
+    n[f"join_box_mask{suffix}"] = L.Concat(n[of_mask], n[of_box], axis=1)
 
 
 def box_class(n: NetSpec, m: Model, specs: Specs, suffix: str = "") -> None:

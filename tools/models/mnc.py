@@ -6,6 +6,7 @@ Stages 4 and 5 repeat 2 and 3 on the regressed boxes, with the same parameters; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from caffe_bridge.pycaffe.net_spec import NetSpec
@@ -44,8 +45,28 @@ BRIDGE_TARGETS = (
 )
 
 
-def net(m: Model) -> NetSpec:
-    """The cascade in the model's phase."""
+Pathway = Callable[[NetSpec, Model, str, str, str], str]
+"""Adds what RoI features of ROI_SIZE are classified by, and returns its last blob.
+
+Its arguments are the net, the model, the branch ("" for the whole box, "_mask" for the part in the mask), the blob of
+the features, and what to append to names.
+"""
+
+
+def hidden_layers(n: NetSpec, m: Model, branch: str, features: str, suffix: str) -> str:
+    """The published pathway: fc6 and fc7 on halved features, with weights of their own in each branch."""
+    halved = f"roi_interpolate_conv5{branch or '_box'}{suffix}"
+    blocks.halve(n, halved, features)
+    heads.hidden_pair(n, m, halved, blocks.shared, f"{branch}{suffix}")
+    return f"fc7{branch}{suffix}"
+
+
+def net(m: Model, pathway: Pathway = hidden_layers, test_as_trained: bool = False) -> NetSpec:
+    """The cascade in the model's phase.
+
+    The published test network warps the RoIs of its second round at ROI_SIZE itself, although training warps at twice
+    that and halves; `test_as_trained` lets testing do as training does.
+    """
     n = NetSpec()
     if m.train:
         tops = ("data", "im_info", "gt_boxes", "gt_masks", "mask_info")
@@ -55,10 +76,10 @@ def net(m: Model) -> NetSpec:
     features = m.trunk(n, m)
     _propose(n, m, features)
     _warp(n, m, features, halved=True)
-    _predict(n, m)
+    _predict(n, m, pathway)
     _bridge(n, m)
-    _warp(n, m, features, halved=m.train, suffix="_ext")
-    _predict(n, m, suffix="_ext")
+    _warp(n, m, features, halved=m.train or test_as_trained, suffix="_ext")
+    _predict(n, m, pathway, suffix="_ext")
     return n
 
 
@@ -85,10 +106,7 @@ def _propose(n: NetSpec, m: Model, features: str) -> None:
 
 
 def _warp(n: NetSpec, m: Model, features: str, halved: bool, suffix: str = "") -> None:
-    """RoI features, `roi_interpolate_conv5`: warped at twice the size and max pooled, or warped at the size itself.
-
-    The published test network warps its second round at the size itself, although training does not.
-    """
+    """RoI features, `roi_interpolate_conv5`: warped at twice the size and max pooled, or warped at the size itself."""
     top = f"roi_interpolate_conv5{suffix}"
     size = 2 * ROI_SIZE if halved else ROI_SIZE
     settings: dict[str, Any] = {"propagate_down": [True, True]} if halved else {}
@@ -100,22 +118,20 @@ def _warp(n: NetSpec, m: Model, features: str, halved: bool, suffix: str = "") -
         blocks.halve(n, top, warped)
 
 
-def _predict(n: NetSpec, m: Model, suffix: str = "") -> None:
+def _predict(n: NetSpec, m: Model, pathway: Pathway, suffix: str = "") -> None:
     """Stages 2 and 3, or 4 and 5."""
     features = f"roi_interpolate_conv5{suffix}"
     heads.mask_estimate(n, m, features, blocks.shared, suffix)
     if m.train:
         heads.mask_loss(n, suffix)
     _mask_proposals(n, m, suffix)
-    blocks.halve(n, f"roi_interpolate_conv5_box{suffix}", features)
-    heads.hidden_pair(n, m, f"roi_interpolate_conv5_box{suffix}", blocks.shared, suffix)
+    of_box = pathway(n, m, "", features, suffix)
     settings: dict[str, Any] = {"propagate_down": [True, True]} if m.train else {}
     n[f"roi_mask_conv5{suffix}"] = L.MaskPooling(
         n[features], n[f"mask_proposal_resize{suffix}"], name=f"mask_pooling{suffix}", **settings
     )
-    blocks.halve(n, f"roi_interpolate_conv5_mask{suffix}", f"roi_mask_conv5{suffix}")
-    heads.hidden_pair(n, m, f"roi_interpolate_conv5_mask{suffix}", blocks.shared, f"_mask{suffix}")
-    heads.join(n, suffix)
+    of_mask = pathway(n, m, "_mask", f"roi_mask_conv5{suffix}", suffix)
+    heads.join(n, of_mask, of_box, suffix)
     _classify(n, m, suffix)
 
 

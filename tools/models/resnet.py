@@ -23,8 +23,6 @@ from caffe_bridge.pycaffe.net_spec import NetSpec
 from caffe_bridge.pycaffe.net_spec import layers as L
 from caffe_bridge.pycaffe.net_spec import params as P
 
-from . import blocks
-
 Specs = Callable[[str, int], Sequence[dict[str, Any]]]
 """The ParamSpecs of a layer, given its published name (without suffix) and the number of its parameters."""
 
@@ -73,7 +71,7 @@ class ResNet:
             **_param(specs, "conv1", 1 + self.conv1_bias),
         )
         self._normalize(n, "conv1", "_conv1", "", specs)
-        blocks.relu(n, "conv1_relu", "conv1")
+        n.conv1_relu = L.ReLU(n.conv1, in_place=True)
         n.pool1 = L.Pooling(n.conv1, kernel_size=3, stride=2, pool=P.Pooling.MAX)
         top = "pool1"
         for number in (2, 3, 4):
@@ -109,13 +107,13 @@ class ResNet:
         if unit == "a":
             shortcut = self._conv(n, f"{name}_branch1", bottom, 4 * inner, 1, stride, specs, suffix)
         top = self._conv(n, f"{name}_branch2a", bottom, inner, 1, stride, specs, suffix)
-        blocks.relu(n, f"res{name}_branch2a_relu{suffix}", top)
+        n[f"res{name}_branch2a_relu{suffix}"] = L.ReLU(n[top], in_place=True)
         top = self._conv(n, f"{name}_branch2b", top, inner, 3, 1, specs, suffix)
-        blocks.relu(n, f"res{name}_branch2b_relu{suffix}", top)
+        n[f"res{name}_branch2b_relu{suffix}"] = L.ReLU(n[top], in_place=True)
         top = self._conv(n, f"{name}_branch2c", top, 4 * inner, 1, 1, specs, suffix)
         total = f"res{name}{suffix}"
         n[total] = L.Eltwise(n[shortcut], n[top])
-        blocks.relu(n, f"res{name}_relu{suffix}", total)
+        n[f"res{name}_relu{suffix}"] = L.ReLU(n[total], in_place=True)
         return total
 
     def _conv(

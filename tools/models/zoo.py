@@ -13,6 +13,7 @@ from . import (
     zoo_inception_v3,
     zoo_lrcn,
     zoo_mobilenet,
+    zoo_resnet,
     zoo_small,
     zoo_squeezenet,
     zoo_ssd,
@@ -49,6 +50,7 @@ _AUTOENCODER = (
 )
 _LRCN = "J. Donahue et al.: Long-term Recurrent Convolutional Networks, CVPR 2015"
 _VGG = "K. Simonyan, A. Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015"
+_RESNET = "K. He, X. Zhang, S. Ren, J. Sun: Deep Residual Learning for Image Recognition, CVPR 2016"
 _SQUEEZENET = (
     "F. Iandola et al.: SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size, 2016"
 )
@@ -95,6 +97,7 @@ ZOO: dict[str, Published] = {
         zoo_lrcn.lrcn,
     ),
     "vgg16": Published("VGG-16, as released", _VGG, zoo_vgg.vgg16),
+    "resnet50": Published("ResNet-50, as released", _RESNET, zoo_resnet.resnet50),
     "squeezenet": Published("SqueezeNet 1.1, as released", _SQUEEZENET, zoo_squeezenet.squeezenet),
     "mobilenet": Published("MobileNet", _MOBILENET, zoo_mobilenet.mobilenet),
     "mobilenet_v2": Published("MobileNetV2", _MOBILENET_V2, zoo_mobilenet.mobilenet_v2),
