@@ -15,13 +15,20 @@ _NUM_CLASSES = re.compile(r"(['\"]?num_classes['\"]?\s*:\s*)(\d+)")
 def class_count(definition: NetDefinition) -> int:
     """How many classes a net tells apart, the background included.
 
-    That is the outputs of the InnerProduct layers whose scores a softmax reads. Raises CaffeError when the net has no
-    such layer, or when they disagree.
+    That is the outputs of the InnerProduct layers whose scores a softmax reads or, of a net without them (an RPN's
+    training net), the `num_classes` of its Python layers. Raises CaffeError when the net has neither, or when they
+    disagree.
     """
     counts = sorted({layer.inner_product_param.num_output for layer in _scorers(definition.param)})
     name = definition.path or definition.param.name or "this net"
     if not counts:
-        raise CaffeError(f"{name} has no InnerProduct layer that a Softmax reads, so no number of classes to set")
+        named = [_NUM_CLASSES.search(layer.python_param.param_str) for layer in definition.param.layer]
+        counts = sorted({int(match[2]) for match in named if match})
+    if not counts:
+        raise CaffeError(
+            f"{name} has no InnerProduct layer that a Softmax reads and no layer with num_classes, "
+            "so no number of classes to set"
+        )
     if len(counts) > 1:
         raise CaffeError(f"{name} scores {' and '.join(map(str, counts))} classes; set the layers in the prototxt")
     return counts[0]

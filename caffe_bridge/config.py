@@ -126,6 +126,8 @@ _PY_FASTER_RCNN: dict[str, Any] = {  # what differs from, or comes on top of, MN
 
 _PROJECTS: dict[str, dict[str, Any]] = {"mnc": {}, "py_faster_rcnn": _PY_FASTER_RCNN}
 
+PROJECTS = tuple(_PROJECTS)
+
 cfg = EasyDict()
 
 

@@ -125,7 +125,7 @@ class Trainer(Solver):
         """Give the train net's data layers a data set; see `caffe_bridge.feeding`.
 
         Args:
-            proposals: folder of the images' proposals, for nets that train on them.
+            proposals: the images' proposals, for nets that train on them.
 
         Returns:
             The number of images, mirrored ones included.

@@ -44,6 +44,9 @@ class RoIDataLayer(ImageFeed):
     `param_str` and random draws as `ImageFeed` has them; `set_roidb` shuffles, and the sampling follows the scales.
     Source: py-faster-rcnn's roi_data_layer/layer.py and minibatch.py. Its USE_PREFETCH is not looked at; `prefetch`
     in `param_str` prepares ahead.
+
+    Attributes:
+        takes_proposals: whether RoIs are sampled from proposals.
     """
 
     tops = (3, 6)
@@ -57,13 +60,13 @@ class RoIDataLayer(ImageFeed):
                 'caffe_bridge.config.use("py_faster_rcnn") loads py-faster-rcnn\'s defaults'
             )
         super().setup(bottom_shapes)
-        self._with_rpn, self._with_targets = names[1] == "im_info", names[-1] in _TARGETS
+        self.takes_proposals, self._with_targets = names[1] == "rois", names[-1] in _TARGETS
         self._roidb: Sequence[Mapping[str, Any]] = ()
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         largest = int(max(cfg.TRAIN.SCALES, default=1)), int(cfg.TRAIN.MAX_SIZE)
         data: Shape = (super().images_per_batch(), 3, *largest)
-        if self._with_rpn:
+        if not self.takes_proposals:
             return [data, (1, 3), (1, 4)]
         columns = (1, 4 * self.classes)
         return [data, (1, 5), (1,), columns, columns, columns][: len(self.param.top)]
@@ -79,10 +82,11 @@ class RoIDataLayer(ImageFeed):
         """
         if not len(entries):
             raise LayerError("the roidb has no entry")
-        more = () if self._with_rpn else ("max_overlaps", "max_classes", *(_TARGETS[:1] if self._with_targets else ()))
+        targets = _TARGETS[:1] if self._with_targets else ()
+        more = ("max_overlaps", "max_classes", *targets) if self.takes_proposals else ()
         for entry in entries:
             image_feed.check_entry(entry, self.classes, *more)
-            if self._with_rpn:
+            if not self.takes_proposals:
                 image_feed.check_objects(entry)
             elif len(entry["max_classes"]) and np.max(entry["max_classes"]) >= self.classes:
                 raise LayerError(f"{entry['image']}: has proposals of a class beyond num_classes {self.classes}")
@@ -93,7 +97,7 @@ class RoIDataLayer(ImageFeed):
         if not len(self._roidb):
             raise LayerError("has no data; hand them over before the first pass: layer.set_roidb(...)")
         images = super().images_per_batch()
-        if self._with_rpn and images != 1:
+        if not self.takes_proposals and images != 1:
             raise LayerError(f"takes one image at a time with TRAIN.HAS_RPN; TRAIN.IMS_PER_BATCH is {images}")
         if cfg.TRAIN.BATCH_SIZE % min(images, len(self._roidb)):
             raise LayerError(f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} cannot be shared by {images} images")
@@ -104,7 +108,7 @@ class RoIDataLayer(ImageFeed):
 
     def prepare(self, draw: Draw) -> Tops:
         entries = [self._roidb[number] for number in draw.entries]
-        drawn = None if self._with_rpn else self._draw_rois(entries, draw.random())
+        drawn = self._draw_rois(entries, draw.random()) if self.takes_proposals else None
         read = [
             image_feed.read_scaled(entry["image"], entry["flipped"], target_size, (entry["height"], entry["width"]))
             for entry, target_size in zip(entries, draw.target_sizes)

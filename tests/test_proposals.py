@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -216,14 +215,18 @@ def test_snapshots_predict_plain_boxes(case, tmp_path):
     data, values = load(case)
     with settings(values["cfg"]):
         dataset = dataset_of(data, values)
-        entries = roidb.build(dataset, True, given(data, values))
         tops = [f'top: "bbox_{name}"' for name in ("targets", "inside_weights", "outside_weights")]
         net = SNAPSHOT_NET.format(name=values["layer_name"], tops=" ".join(tops) if cfg.TRAIN.BBOX_REG else "")
         (tmp_path / "net.prototxt").write_text(net)
         solver = f'train_net: "{tmp_path}/net.prototxt" base_lr: 0 lr_policy: "fixed" snapshot_prefix: "vgg"'
         trainer = Trainer(solver, folder=tmp_path / "out")
-        trainer.feed(SimpleNamespace(name="recorded", num_classes=3, roidb=lambda flipped: entries))
-        assert len(entries) == int(data["out_entries"])
+        found, path = given(data, values), None
+        if found is None:
+            cfg.TRAIN.PROPOSAL_METHOD = "gt"
+        else:
+            path = str(tmp_path / "proposals.safetensors")
+            proposals.write(path, found)
+        assert trainer.feed(dataset, path) == int(data["out_entries"])
         weight, bias = (blob.data for blob in trainer.net.params[values["layer_name"]])
         weight.copy_(torch.from_numpy(data["in_weight"])), bias.copy_(torch.from_numpy(data["in_bias"]))
         for number, want in enumerate(data["out_filenames"].tolist()):
