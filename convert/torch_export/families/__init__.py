@@ -1,0 +1,1 @@
+"""Functions that write layers as PyTorch source, one file for each family."""

@@ -1,0 +1,70 @@
+"""Normalisation layers of Caffe that PyTorch has not, and the learned scale."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Scale(nn.Module):
+    """A learned factor and term; their shape has `trailing` axes less than the input, which they spread over."""
+
+    def __init__(self, shape, trailing, bias=True):
+        super().__init__()
+        self.trailing = trailing
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape)) if bias else None
+
+    def forward(self, x):
+        ones = [1] * self.trailing
+        x = x * self.weight.reshape(*self.weight.shape, *ones)
+        return x if self.bias is None else x + self.bias.reshape(*self.bias.shape, *ones)
+
+
+class BatchStatisticsNorm(nn.Module):
+    """Batch normalisation by the batch's own statistics; returns them too, (1, C, 1, 1) each."""
+
+    def __init__(self, channels, eps):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps), mean, variance
+
+
+class LocalResponseNormWithin(nn.Module):
+    """Local response normalisation over a square of each channel; cells beyond the edge count as 0."""
+
+    def __init__(self, size, alpha, beta):
+        super().__init__()
+        self.size, self.alpha, self.beta = size, alpha, beta
+
+    def forward(self, x):
+        mean = F.avg_pool2d(x.square(), self.size, stride=1, padding=self.size // 2)
+        return x * (1 + self.alpha * mean).pow(-self.beta)
+
+
+class L2Norm(nn.Module):
+    """Divides by the L2 norm over the channels, or over the whole image, and multiplies by a learned scale."""
+
+    def __init__(self, shape, eps, whole_image=False):
+        super().__init__()
+        self.eps, self.whole_image = eps, whole_image
+        self.weight = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x):
+        axes = list(range(1, x.ndim)) if self.whole_image else [1]
+        return x / (x.square().sum(axes, keepdim=True) + self.eps).sqrt() * self.weight
+
+
+def mean_variance_norm(x, axis, eps):
+    """Shifts to mean 0 over all axes from `axis` on and, unless eps is None, divides by the deviation + eps."""
+    values = x.flatten(axis)
+    values = values - values.mean(-1, keepdim=True)
+    if eps is not None:
+        values = values / (values.square().mean(-1, keepdim=True).sqrt() + eps)
+    return values.reshape(x.shape)
