@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import warnings
@@ -15,11 +16,12 @@ BUILD_HINT = "build them with `pip install -e . --no-build-isolation` in a sourc
 
 @dataclass(frozen=True)
 class Status:
-    """Which kernels answer `torch.ops.caffe_bridge`, and why."""
+    """Which kernels answer `torch.ops.caffe_bridge`, why, and the file they were loaded from."""
 
     loaded: bool
     cuda: bool
     reason: str
+    path: Path | None = None
 
     def __str__(self) -> str:
         kind = "native (CPU and CUDA)" if self.cuda else "native (CPU)" if self.loaded else "pure torch"
@@ -42,12 +44,19 @@ def load() -> Status:
     except OSError as error:
         return _unavailable(f"{libraries[0].name} does not load ({error})")
     cuda = "cuda" in torch.ops.caffe_bridge.native_devices()
-    return Status(True, cuda, f"loaded {libraries[0].name}")
+    return Status(True, cuda, f"loaded {libraries[0].name}", libraries[0])
 
 
 def status() -> Status:
     """The state of the native kernels, for `caffe-bridge info`."""
     return load()
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The loaded extension, for its functions that are no torch operations; None where there is none."""
+    path = load().path
+    return None if path is None else ctypes.CDLL(str(path))
 
 
 def _unavailable(reason: str) -> Status:

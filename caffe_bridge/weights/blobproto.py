@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2", 3: "<i4", 4: "<u4"}  # NVCaffe's Type
 MAX_PIECES = 1 << 16
 MAX_MESSAGE = 2**31 - 1
 
-_Span = tuple[int, int, int]  # first byte, number of values, bytes from one value to the next
+Span = tuple[int, int, int]  # first byte, number of values, bytes from one value to the next
 
 
 def parse(buffer: wire.Buffer, start: int, end: int) -> StoredBlob:
@@ -31,7 +31,7 @@ def parse(buffer: wire.Buffer, start: int, end: int) -> StoredBlob:
     """
     legacy: dict[int, int] = {}
     shape: list[int] = []
-    spans: dict[int, list[_Span]] = {DATA: [], DOUBLE_DATA: []}
+    spans: dict[int, list[Span]] = {DATA: [], DOUBLE_DATA: []}
     raw: tuple[int, int] | None = None
     raw_type = 0
     for field in wire.fields(buffer, start, end):
@@ -56,11 +56,23 @@ def parse(buffer: wire.Buffer, start: int, end: int) -> StoredBlob:
         dtype, pieces = "<f8", spans[DOUBLE_DATA]
     elif raw is not None and not any(count for _, count, _ in pieces):
         problem, dtype, pieces = _raw(raw_type, *raw)
+    return stored_blob(buffer, dims, pieces, dtype, bool(legacy), problem)
+
+
+def stored_blob(
+    buffer: wire.Buffer,
+    dims: tuple[int, ...],
+    pieces: Sequence[Span],
+    dtype: str,
+    legacy: bool,
+    problem: str | None = None,
+) -> StoredBlob:
+    """The blob of a shape whose values lie in pieces of a buffer."""
     problem = problem or count_problem(dims, sum(count for _, count, _ in pieces))
-    return StoredBlob(dims, partial(_gather, buffer, pieces, dtype, dims), bool(legacy), problem)
+    return StoredBlob(dims, partial(_gather, buffer, pieces, dtype, dims), legacy, problem)
 
 
-def _span(field: wire.Field, size: int) -> _Span:
+def _span(field: wire.Field, size: int) -> Span:
     length = field.end - field.first
     if field.wire == wire.BYTES:
         if length % size:
@@ -80,7 +92,7 @@ def _dims(buffer: wire.Buffer, message: wire.Field) -> Iterator[int]:
                 yield wire.signed(value)
 
 
-def _raw(raw_type: int, first: int, end: int) -> tuple[str | None, str, list[_Span]]:
+def _raw(raw_type: int, first: int, end: int) -> tuple[str | None, str, list[Span]]:
     if raw_type not in RAW_TYPES:
         return f"its raw_data is of the unknown type {raw_type}", "<f4", []
     dtype = RAW_TYPES[raw_type]
@@ -90,7 +102,7 @@ def _raw(raw_type: int, first: int, end: int) -> tuple[str | None, str, list[_Sp
     return None, dtype, [(first, (end - first) // size, size)]
 
 
-def _gather(buffer: wire.Buffer, pieces: list[_Span], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+def _gather(buffer: wire.Buffer, pieces: Sequence[Span], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     views = [np.ndarray((count,), dtype, buffer, first, (stride,)) for first, count, stride in pieces if count]
     if len(views) == 1:
         return views[0].reshape(shape)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from caffe_bridge.errors import WeightsError
-from caffe_bridge.weights import blobproto, wire
+from caffe_bridge.weights import blobproto, native_index, wire
 from caffe_bridge.weights.contents import StoredBlob, Weights
 from caffe_bridge.weights.files import replacing, to_array
 from caffe_bridge.weights.old_types import V0_TYPES, V1_TYPES
@@ -46,8 +46,59 @@ class _Layer:
     v0: _Layer | None = None
 
 
+_Walked = tuple[str, list[_Layer], list[_Layer]]
+
+
 def read(path: str, buffer: mmap.mmap) -> Weights:
     """Index a .caffemodel. Raises WeightsError naming the file and, where known, the layer that is broken."""
+    name, layers, old_layers = _native_walk(buffer) or _walk(path, buffer)
+    if any(layer.v0 for layer in old_layers):
+        layers = [layer.v0 for layer in old_layers if layer.v0 and layer.v0.type != "padding"]
+    elif old_layers:
+        layers = old_layers
+    if not layers:
+        raise WeightsError(f"{path}: holds no layers; not a .caffemodel{_hint(buffer)}")
+    blobs: dict[str, list[StoredBlob | None]] = {layer.name: list(layer.blobs) for layer in layers}
+    types = {layer.name: layer.type for layer in layers}
+    return Weights(path, blobs, types, name, read_definition=partial(_read_definition, path, buffer))
+
+
+def _native_walk(buffer: mmap.mmap) -> _Walked | None:
+    """What `_walk` finds, from compiled code; None where that leaves the file to `_walk`."""
+    if (found := native_index.index(buffer)) is None:
+        return None
+    blobs = _stored(buffer, found)
+    layers: list[_Layer] = []
+    old_layers: list[_Layer] = []
+    done = 0
+    for number, name_first, name_end, type_first, type_end, blobs_end in found.layers:
+        layer = _Layer(_decoded(buffer, name_first, name_end), blobs=blobs[done:blobs_end])
+        done = blobs_end
+        if number == NET_V1_LAYERS:
+            layer.type = V1_TYPES.get(type_first, "")
+            old_layers.append(layer)
+        elif number == native_index.V0:
+            layer.type = _type_name(_decoded(buffer, type_first, type_end), _V0)
+            old_layers[-1].v0 = layer
+        else:
+            layer.type = _decoded(buffer, type_first, type_end)
+            layers.append(layer)
+    return _decoded(buffer, *found.name), layers, old_layers
+
+
+def _stored(buffer: mmap.mmap, found: native_index.Places) -> list[StoredBlob]:
+    blobs = []
+    done = 0
+    for legacy, first, count, stride, size, dims_end in found.blobs:
+        dims = tuple(found.dims[done:dims_end])
+        done = dims_end
+        pieces = ((first, count, stride),)
+        blobs.append(blobproto.stored_blob(buffer, dims, pieces, "<f8" if size == 8 else "<f4", bool(legacy)))
+    return blobs
+
+
+def _walk(path: str, buffer: mmap.mmap) -> _Walked:
+    """The net's name, its layers and its V1 layers, with their blobs."""
     layers: list[_Layer] = []
     old_layers: list[_Layer] = []
     name = ""
@@ -62,15 +113,7 @@ def read(path: str, buffer: mmap.mmap) -> Weights:
                     raise WeightsError(f"{path}: the file holds more than {MAX_LAYERS} layers")
     except wire.WireError as error:
         raise _unreadable(path, buffer, error) from error
-    if any(layer.v0 for layer in old_layers):
-        layers = [layer.v0 for layer in old_layers if layer.v0 and layer.v0.type != "padding"]
-    elif old_layers:
-        layers = old_layers
-    if not layers:
-        raise WeightsError(f"{path}: holds no layers; not a .caffemodel{_hint(buffer)}")
-    blobs: dict[str, list[StoredBlob | None]] = {layer.name: list(layer.blobs) for layer in layers}
-    types = {layer.name: layer.type for layer in layers}
-    return Weights(path, blobs, types, name, read_definition=partial(_read_definition, path, buffer))
+    return name, layers, old_layers
 
 
 def _read_layer(path: str, buffer: mmap.mmap, start: int, end: int, kind: _Kind) -> _Layer:
@@ -103,14 +146,21 @@ def _type(buffer: mmap.mmap, item: wire.Field, kind: _Kind) -> str:
         return V1_TYPES.get(number, "") if kind is _V1 else ""
     if item.wire != wire.BYTES or kind is _V1:
         return ""
-    text = _text(buffer, item)
+    return _type_name(_text(buffer, item), kind)
+
+
+def _type_name(text: str, kind: _Kind) -> str:
     return V0_TYPES.get(text, text) if kind is _V0 else text
 
 
 def _text(buffer: mmap.mmap, item: wire.Field) -> str:
     if item.end - item.first > MAX_NAME:
         raise wire.WireError(f"a name is {item.end - item.first} bytes long", item.start)
-    return buffer[item.first : item.end].decode("utf-8", "backslashreplace")
+    return _decoded(buffer, item.first, item.end)
+
+
+def _decoded(buffer: mmap.mmap, first: int, end: int) -> str:
+    return buffer[first:end].decode("utf-8", "backslashreplace")
 
 
 # -- what is wrong with a file -------------------------------------------------------------------------------

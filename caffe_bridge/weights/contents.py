@@ -24,6 +24,8 @@ class StoredBlob:
         problem: why the values cannot be had, or None.
     """
 
+    __slots__ = ("_fetch", "legacy", "problem", "shape")
+
     def __init__(self, shape: Shape, fetch: Callable[[], np.ndarray], legacy: bool = False, problem: str | None = None):
         self.shape, self.legacy, self.problem = shape, legacy, problem
         self._fetch = fetch
@@ -48,7 +50,7 @@ def shape_problem(shape: Shape) -> str | None:
     """Why Caffe could make no blob of this shape, or None."""
     if len(shape) > MAX_AXES:
         return f"its shape has {len(shape)} axes, at most {MAX_AXES} are allowed"
-    if any(not 0 <= dim < 1 << 31 for dim in shape):
+    if shape and not 0 <= min(shape) <= max(shape) < 1 << 31:
         return f"its shape {shape} has a dimension outside 0 to 2147483647"
     return None
 
