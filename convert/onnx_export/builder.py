@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 
 from caffe_bridge.convert.names import key
 from caffe_bridge.convert.onnx_export.sizes import Dim, Dims, FixedSizeError
@@ -21,6 +21,7 @@ class GraphBuilder:
 
     Args:
         opset: the version of the standard operators.
+        target: the program that is to run it, of export.TARGETS.
 
     Attributes:
         nodes: the nodes so far, in order.
@@ -28,8 +29,8 @@ class GraphBuilder:
         dims: the dims of the values that are blobs of the net.
     """
 
-    def __init__(self, opset: int):
-        self.opset = opset
+    def __init__(self, opset: int, target: str):
+        self.opset, self.target = opset, target
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.dims: dict[str, Dims] = {}
@@ -66,11 +67,38 @@ class GraphBuilder:
 
     def rename(self, old: str, new: str) -> None:
         """Give the output of a node another name, which `unique` has made."""
-        for node in self.nodes:
+        for node in with_bodies(self.nodes):
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
                     if name == old:
                         names[i] = new
+
+    def loop(self, count: str, states: Sequence[str], step: Callable[[str, Sequence[str]], Sequence[str]]) -> list[str]:
+        """Repeat a step; returns the last states.
+
+        Args:
+            count: how many times, an integer tensor ().
+            states: the values to begin with.
+            step: adds the nodes of one step, given its number, an integer tensor (), and the states; it returns the
+                new states and may read values from outside.
+        """
+        outside, self.nodes = self.nodes, []
+        number, going = self.unique(f"{self._prefix}/step"), self.unique(f"{self._prefix}/going")
+        before = [self.unique(f"{self._prefix}/state") for _ in states]
+        after = step(number, before)
+        still = self.add("Identity", going)
+        body = helper.make_graph(
+            self.nodes,
+            self.unique(f"{self._prefix}/body"),
+            [
+                helper.make_tensor_value_info(number, TensorProto.INT64, []),
+                helper.make_tensor_value_info(going, TensorProto.BOOL, []),
+                *map(_unknown, before),
+            ],
+            [helper.make_tensor_value_info(still, TensorProto.BOOL, []), *map(_unknown, after)],
+        )
+        self.nodes = outside
+        return self.add_many("Loop", [count, "", *states], len(states), body=body)
 
     def declare(self, name: str, dims: Dims) -> None:
         """Say what dims a value has; the first value with a symbol is where its size is read."""
@@ -109,6 +137,23 @@ class GraphBuilder:
     def filled(self, like: str, value: float) -> str:
         """A value of the shape of another, one number everywhere."""
         return self.add("Expand", self.constant(value), self.add("Shape", like))
+
+    def arange(self, count: Dim) -> str:
+        """The integers 0, 1, ... below a number, or below a size that varies."""
+        if isinstance(count, int):
+            return self.constant(range(count), np.int64)
+        limit = self.add("Squeeze", self.shape([count]))
+        return self.add("Range", self.constant(0, np.int64), limit, self.constant(1, np.int64))
+
+    # -- parts and types ---------------------------------------------------------------------------------
+
+    def part(self, value: str, axis: int, start: int, end: int = END) -> str:
+        """What lies from `start` to `end` along an axis."""
+        return self.add("Slice", value, self.integers(start), self.integers(end), self.integers(axis))
+
+    def cast(self, value: str, to: int) -> str:
+        """A value in another type, one of TensorProto's."""
+        return self.add("Cast", value, to=to)
 
     # -- shapes ------------------------------------------------------------------------------------------
 
@@ -171,6 +216,19 @@ class GraphBuilder:
     def plus(self, value: str, term: float) -> str:
         """A value and a number added, itself for 0."""
         return value if term == 0 else self.add("Add", value, self.constant(term))
+
+
+def with_bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of the graphs within them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from with_bodies(attribute.g.node)
+
+
+def _unknown(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 
 
 def array_of(blob: torch.Tensor) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from caffe_bridge.convert.onnx_export.builder import GraphBuilder
-from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exporter
+from caffe_bridge.convert.onnx_export.builder import GraphBuilder, with_bodies
+from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exporter, type_of
 from caffe_bridge.convert.onnx_export.sizes import VARIABLE, Dims, FixedSizeError, Sizes, find_sizes
 from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.net import Net
@@ -22,6 +22,9 @@ from caffe_bridge.weights.files import replacing
 MIN_OPSET = 17
 EXTERNAL_ABOVE = 1 << 30
 """Weights of more bytes than this go into a file of their own; a protobuf holds at most 2 GiB."""
+
+TARGETS = ("onnxruntime", "opencv5")
+"""The programs a model can be written for."""
 
 _ALIGNMENT = 4096
 
@@ -32,6 +35,7 @@ def export_onnx(
     *,
     opset: int = MIN_OPSET,
     dynamic: bool = True,
+    target: str = TARGETS[0],
     external_above: int = EXTERNAL_ABOVE,
 ) -> None:
     """Write a net, as it computes in TEST, as an ONNX model of standard operators.
@@ -44,33 +48,36 @@ def export_onnx(
         path: the file to write; replaced in one step.
         opset: version of the standard operators, 17 or more.
         dynamic: leave batch and image size open where every layer accepts others; else they are the net's own.
+        target: the program that is to run the model, of TARGETS. "opencv5" is for OpenCV 5's cv2.dnn: operators that
+            it lacks are composed of others.
         external_above: bytes of weights from which on they go into NAME.data beside the file.
 
     Raises:
         LayerError: a layer has no export; names it, its type and what to do.
-        CaffeError: an unknown opset, a net for training, or a file that cannot be written.
+        CaffeError: an unknown opset or target, a net for training, or a file that cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
     if not MIN_OPSET <= opset <= newest:
         raise CaffeError(f"opset must be {MIN_OPSET} to {newest}, not {opset}")
     if net.phase != "TEST":
         raise CaffeError("only nets built with phase='TEST' are exported")
-    model, arrays = _build(net, opset, dynamic)
+    if target not in TARGETS:
+        raise CaffeError(f"target must be {' or '.join(TARGETS)}, not '{target}'")
+    model, arrays = _build(net, opset, dynamic, target)
     _write(str(path), model, arrays, external_above)
 
 
-def _build(net: Net, opset: int, dynamic: bool) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def _build(net: Net, opset: int, dynamic: bool, target: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The model without its weights, and these, with as many sizes left open as the layers allow."""
-    for vary in (VARIABLE, ("batch",)) if dynamic else ():
+    for vary in (VARIABLE, ("batch", "rois")) if dynamic else ():
         try:
-            return _build_sized(net, opset, find_sizes(net.graph, vary))
+            return _build_sized(net, GraphBuilder(opset, target), find_sizes(net.graph, vary))
         except FixedSizeError:
             continue
-    return _build_sized(net, opset, find_sizes(net.graph, ()))
+    return _build_sized(net, GraphBuilder(opset, target), find_sizes(net.graph, ()))
 
 
-def _build_sized(net: Net, opset: int, sizes: Sizes) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    builder = GraphBuilder(opset)
+def _build_sized(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     inputs, values = _add_layers(net, builder, sizes)
     outputs = []
     for blob in net.outputs:
@@ -91,10 +98,10 @@ def _build_sized(net: Net, opset: int, sizes: Sizes) -> tuple[onnx.ModelProto, d
         [_info(builder.dims, name) for name in outputs],
         value_info=[_info(builder.dims, name) for name in inner],
     )
-    opsets = [helper.make_opsetid("", opset)]
+    opsets = [helper.make_opsetid("", builder.opset)]
     version = helper.find_min_ir_version_for(opsets)
     model = helper.make_model(graph, producer_name="caffe-bridge", opset_imports=opsets, ir_version=version)
-    used = {name for node in builder.nodes for name in node.input}
+    used = {name for node in with_bodies(builder.nodes) for name in node.input}
     return model, {name: array for name, array in builder.initializers.items() if name in used}
 
 
@@ -120,10 +127,10 @@ def _add_layers(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[list[str
             builder.begin(node.name)
             bottoms = [values[blob] for blob in node.bottoms]
             shapes = [net.graph.shapes[blob] for blob in node.bottoms]
-            layer = ExportedLayer(node.layer, node.type, shapes, [dims[blob] for blob in node.bottoms], tops)
+            layer = ExportedLayer(node.layer, type_of(node), shapes, [dims[blob] for blob in node.bottoms], tops)
             before = len(builder.nodes)
             try:
-                names = list(exporter(node.type)(builder, layer, bottoms))
+                names = list(exporter(layer.type)(builder, layer, bottoms))
             except LayerError as error:
                 located = node.located(error, shapes)
                 raise (FixedSizeError(str(located)) if isinstance(error, FixedSizeError) else located) from error

@@ -15,14 +15,15 @@ from caffe_bridge.layers.base import Shape
 if TYPE_CHECKING:
     from caffe_bridge.convert.onnx_export.builder import GraphBuilder
     from caffe_bridge.convert.onnx_export.sizes import Dims
+    from caffe_bridge.graph import Node
 
 
 @dataclass(frozen=True)
 class ExportedLayer:
     """A layer to export, set up.
 
-    `bottoms` and `tops` are the dims of its blobs: numbers, or symbols where sizes vary; `shapes` are the bottoms'
-    shapes at the net's own input shapes.
+    `type` is its Caffe type, or module.class of a Python layer. `bottoms` and `tops` are the dims of its blobs:
+    numbers, or symbols where sizes vary; `shapes` are the bottoms' shapes at the net's own input shapes.
     """
 
     layer: Any
@@ -33,36 +34,45 @@ class ExportedLayer:
 
 
 Exporter = Callable[["GraphBuilder", ExportedLayer, Sequence[str]], Sequence[str]]
+ShapeRule = Callable[[Any, list[Shape], int], list[Shape]]
+"""The tops' shapes of a layer, from its bottoms' shapes, when its data give it that many rows.
+
+It raises LayerError where the layer would refuse the bottoms.
+"""
 
 _exporters: dict[str, Exporter] = {}
+_shape_rules: dict[str, ShapeRule] = {}
 
 _DATA = {"AnnotatedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData"}
-_DETECTION = {
-    "BoxAnnotatorOHEM",
-    "DetectionEvaluate",
-    "DetectionOutput",
-    "MaskPooling",
-    "PSROIPooling",
-    "Proposal",
-    "ROIPooling",
-    "ROIWarping",
-    "YoloDetectionOutput",
-    "Yolov3DetectionOutput",
-}
+_TRAINING = {"Accuracy", "BoxAnnotatorOHEM", "DetectionEvaluate", "HDF5Output"}
 
 
-def exports(*types: str) -> Callable[[Exporter], Exporter]:
-    """Function decorator: export layers of these Caffe types.
+def exports(*types: str, shapes: ShapeRule | None = None) -> Callable[[Exporter], Exporter]:
+    """Function decorator: export layers of these Caffe types; a Python layer's type is its module.class.
 
     The function takes the graph builder, the layer and the names of its bottoms' values, adds the nodes that compute
     the tops, and returns the names of their values. A later registration of a type replaces an earlier one.
+
+    `shapes` is for layers whose tops' sizes depend on data: it foretells them for any number of rows.
     """
 
     def add(function: Exporter) -> Exporter:
         _exporters.update(dict.fromkeys(types, function))
+        for name in types:
+            _shape_rules.pop(name, None)
+            if shapes is not None:
+                _shape_rules[name] = shapes
         return function
 
     return add
+
+
+def type_of(node: Node) -> str:
+    """The type a layer is exported as: its Caffe type, or module.class of a Python layer."""
+    if node.type != "Python":
+        return node.type
+    param = node.layer.param.python_param
+    return f"{param.module}.{param.layer}"
 
 
 def exported_types() -> dict[str, Exporter]:
@@ -73,6 +83,12 @@ def exported_types() -> dict[str, Exporter]:
     return dict(sorted(_exporters.items()))
 
 
+def shape_rule(type_name: str) -> ShapeRule | None:
+    """How a type's tops depend on data, None where they do not."""
+    exported_types()
+    return _shape_rules.get(type_name)
+
+
 def exporter(type_name: str) -> Exporter:
     """The function that exports a type. Raises LayerError, without the layer's name, saying what to do instead."""
     known = exported_types()
@@ -80,10 +96,8 @@ def exporter(type_name: str) -> Exporter:
         return known[type_name]
     if type_name in _DATA:
         hint = "reads data; export the deploy net, whose inputs are Input layers"
-    elif type_name.endswith("Loss") or type_name in ("Accuracy", "HDF5Output"):
+    elif type_name.endswith("Loss") or type_name in _TRAINING:
         hint = "is for training and testing; leave it out, or export the deploy net"
-    elif type_name in _DETECTION or type_name == "Python":
-        hint = "has no ONNX export; end the net before it and do this step outside, with caffe_bridge.layers"
     else:
         near = difflib.get_close_matches(type_name, known, n=1)
         instead = f" (exported is {near[0]})" if near else ""

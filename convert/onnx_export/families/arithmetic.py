@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from onnx import TensorProto
 
+from caffe_bridge.config import cfg
 from caffe_bridge.convert.onnx_export.builder import END, GraphBuilder
 from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exports
 from caffe_bridge.layers.base import canonical_axis
+from caffe_bridge.layers.torch_image_transform import DEVIATIONS, MEANS
 
 
 @exports("Eltwise")
@@ -75,3 +78,12 @@ def argmax(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> 
 def batch_reindex(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
     """Items chosen by index."""
     return [graph.add("Gather", bottoms[0], graph.add("Cast", bottoms[1], to=TensorProto.INT64), axis=0)]
+
+
+@exports("transform.torch_image_transform_layer.TorchImageTransformLayer")
+def torch_image_transform(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
+    """Red, green, blue of an image, with the means and deviations of Torch's models."""
+    old, mean, deviation = (np.reshape(v, (1, 3, 1, 1)) for v in (cfg.PIXEL_MEANS, MEANS, DEVIATIONS))
+    image = graph.add("Gather", graph.add("Add", bottoms[0], graph.constant(old)), graph.integers(2, 1, 0), axis=1)
+    image = graph.add("Mul", image, graph.constant(1 / (255 * deviation)))
+    return [graph.add("Sub", image, graph.constant(mean / deviation))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 
 from caffe_bridge.convert.onnx_export.builder import GraphBuilder
@@ -50,6 +52,30 @@ def _filtered(graph: GraphBuilder, node: ExportedLayer, operator: str, bottom: s
         weight = graph.add("Unsqueeze", weight, graph.integers(2))
     images = graph.reshape(bottom, [-1, layer.channels, *spatial])
     return graph.reshape(graph.add(operator, images, weight, *parameters, **geometry), node.tops[0])
+
+
+@exports("Im2col")
+def im2col(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
+    """Conv with a filter for each position of the kernel that has a 1 there."""
+    layer = node.layer
+    channels, *size = fixed(node.bottoms[0][layer.axis :], "channels and image's sizes")
+    out = fixed(node.tops[0][layer.axis + 1 :])
+    covered = ((n - 1) * stride + extent for n, stride, extent in zip(out, layer.stride, layer.extent))
+    ends = [max(pad, cells - length - pad) for cells, length, pad in zip(covered, size, layer.pad)]
+    volume = math.prod(layer.kernel)
+    weight = np.tile(np.eye(volume).reshape(volume, 1, *layer.kernel), (channels, *[1] * (len(size) + 1)))
+    images = graph.reshape(bottoms[0], [-1, channels, *size])
+    patches = graph.add(
+        "Conv",
+        images,
+        graph.constant(weight),
+        kernel_shape=layer.kernel,
+        strides=layer.stride,
+        dilations=layer.dilation,
+        pads=[*layer.pad, *ends],
+        group=channels,
+    )
+    return [graph.reshape(patches, node.tops[0])]
 
 
 @exports("InnerProduct")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from caffe_bridge.convert.onnx_export.builder import GraphBuilder
 from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exports
 from caffe_bridge.convert.onnx_export.sizes import fixed
-from caffe_bridge.layers.base import canonical_axis
+from caffe_bridge.layers.base import Shape, canonical_axis
 
 
 @exports("Reshape", "Flatten")
@@ -92,3 +93,16 @@ def reorg(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> l
         blocks, order = [images, channels // s**2, height, s, width, s], [0, 3, 5, 1, 2, 4]
     turned = graph.add("Transpose", graph.reshape(bottoms[0], blocks), perm=order)
     return [graph.reshape(turned, node.tops[0])]
+
+
+def _filtered_shapes(layer: Any, bottoms: list[Shape], rows: int) -> list[Shape]:
+    return [(rows, *shape[1:]) for shape in layer.top_shapes(bottoms)]
+
+
+@exports("Filter", shapes=_filtered_shapes)
+def filter_(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
+    """The items for which the selector is not 0; none is allowed."""
+    *filtered, selector = bottoms
+    chosen = graph.add("NonZero", graph.add("Reshape", selector, graph.integers(-1)))
+    index = graph.add("Reshape", chosen, graph.integers(-1))
+    return [graph.add("Gather", bottom, index, axis=0) for bottom in filtered]

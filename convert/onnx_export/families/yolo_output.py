@@ -1,0 +1,86 @@
+"""The output layers of YOLO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import TensorProto
+
+from caffe_bridge.convert.onnx_export.builder import GraphBuilder
+from caffe_bridge.convert.onnx_export.families.detection_output import detection_shapes, detections
+from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exports
+from caffe_bridge.convert.onnx_export.suppression import column, just_below, suppress
+
+
+@exports("YoloDetectionOutput", shapes=detection_shapes)
+def yolo_detection_output(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
+    """Each box with its most probable class, suppressed across classes and images."""
+    layer = node.layer
+    boxes, objects, classes = _predictions(graph, node, bottoms, [layer.anchors.numpy()] * len(bottoms))
+    probabilities = graph.add("Softmax", classes, axis=1)
+    best = graph.reduce("ReduceMax", probabilities, [1], keepdims=False)
+    label = graph.add("ArgMax", probabilities, axis=1, keepdims=0)
+    scores = graph.add("Mul", objects, best)
+    return [_detections(graph, node, boxes, label, scores, just_below(layer.confidence))]
+
+
+@exports("Yolov3DetectionOutput", shapes=detection_shapes)
+def yolov3_detection_output(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
+    """A box for each class that is probable enough, suppressed across classes and images."""
+    layer = node.layer
+    boxes, objects, classes = _predictions(graph, node, bottoms, [anchors.numpy() for anchors in layer.anchors])
+    objects = graph.add("Unsqueeze", objects, graph.integers(1))
+    scores = graph.add("Mul", graph.add("Sigmoid", classes), objects)
+    flat = graph.add("Reshape", scores, graph.integers(-1))
+    good = graph.cast(graph.add("Greater", flat, graph.constant(layer.confidence)), TensorProto.FLOAT)
+    place = graph.add("Reshape", graph.add("NonZero", good), graph.integers(-1))
+    row, label = (graph.add(how, place, graph.integers(layer.classes)) for how in ("Div", "Mod"))
+    boxes, scores = graph.add("Gather", boxes, row, axis=0), graph.add("Gather", flat, place, axis=0)
+    return [_detections(graph, node, boxes, label, scores, None)]
+
+
+def _predictions(
+    graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str], anchors: Sequence[np.ndarray]
+) -> tuple[str, str, str]:
+    """Boxes (n, 4) (centre x, centre y, width, height), probabilities of an object (n,) and class scores (n, C)."""
+    parts: list[tuple[str, ...]] = []
+    channels = 5 + node.layer.classes
+    for bottom, (images, _, height, width), sizes in zip(bottoms, node.bottoms, anchors):
+        values = graph.reshape(bottom, [images, len(sizes), channels, height, width])
+        values = graph.add("Transpose", values, perm=[0, 3, 4, 1, 2])
+        x, y = (
+            graph.add("Unsqueeze", graph.cast(graph.arange(count), TensorProto.FLOAT), graph.integers(*axes))
+            for count, axes in ((width, (1, 2)), (height, (1, 2, 3)))
+        )
+        cell = graph.add(
+            "Add", graph.add("Mul", x, graph.constant([1, 0])), graph.add("Mul", y, graph.constant([0, 1]))
+        )
+        size = graph.cast(graph.shape([width, height]), TensorProto.FLOAT)
+        centre = graph.add("Add", graph.add("Sigmoid", graph.part(values, 4, 0, 2)), cell)
+        extent = graph.add("Mul", graph.add("Exp", graph.part(values, 4, 2, 4)), graph.constant(sizes))
+        boxes = graph.add("Concat", *(graph.add("Div", part, size) for part in (centre, extent)), axis=4)
+        objects = graph.add("Sigmoid", graph.part(values, 4, 4, 5))
+        shaped = ((boxes, (-1, 4)), (objects, (-1,)), (graph.part(values, 4, 5), (-1, channels - 5)))
+        parts.append(tuple(graph.add("Reshape", value, graph.integers(*shape)) for value, shape in shaped))
+    if len(parts) == 1:
+        return parts[0]  # type: ignore[return-value]
+    return tuple(graph.add("Concat", *values, axis=0) for values in zip(*parts))  # type: ignore[return-value]
+
+
+def _detections(
+    graph: GraphBuilder, node: ExportedLayer, boxes: str, label: str, scores: str, above: float | None
+) -> str:
+    """The blob of the boxes that survive suppression, best first; the image's number is always 0."""
+    first = graph.integers(0)
+    group = graph.add("Unsqueeze", boxes, first)
+    ranks = graph.add("Unsqueeze", scores, graph.integers(0, 1))
+    most = graph.add("Shape", scores)
+    limits = {"above": above, "inclusive": True, "centred": True}
+    index = column(graph, suppress(graph, group, ranks, node.layer.nms_threshold, most, **limits), 2)
+    boxes, label, scores = (graph.add("Gather", values, index, axis=0) for values in (boxes, label, scores))
+    centre, half = graph.part(boxes, 1, 0, 2), graph.times(graph.part(boxes, 1, 2), 0.5)
+    corners = graph.add("Concat", graph.add("Sub", centre, half), graph.add("Add", centre, half), axis=1)
+    label = graph.add("Add", label, graph.integers(1))
+    image = graph.add("Sub", label, label)
+    return detections(graph, image, label, scores, corners, node.bottoms[0][0])
