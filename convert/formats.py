@@ -41,6 +41,16 @@ def _find(path: str, table: Mapping[str, Callable], what: str) -> Callable:
     raise CaffeError(f"{path}: no format {what} is named so; known are {', '.join(table)}")
 
 
+def find_reader(path: str) -> Callable[[str], Model]:
+    """What reads a file of this name. Raises CaffeError when nothing does."""
+    return _find(path, READERS, "to read")
+
+
+def find_writer(path: str) -> Callable[..., None]:
+    """What writes a file of this name. Raises CaffeError when nothing does."""
+    return _find(path, WRITERS, "to write")
+
+
 def convert(sources: Sequence[str], destination: str, **options: Any) -> Model:
     """Read a net from one or more files and write it as the destination's extension says.
 
@@ -55,10 +65,10 @@ def convert(sources: Sequence[str], destination: str, **options: Any) -> Model:
     Raises:
         CaffeError: a file cannot be read or written, has an unknown extension, or two hold the same thing.
     """
-    write = _find(destination, WRITERS, "to write")
+    write = find_writer(destination)
     model = Model(destination)
     for source in sources:
-        found = _find(source, READERS, "to read")(source)
+        found = find_reader(source)(source)
         if found.layers:
             if model.layers:
                 raise CaffeError(f"{source}: {model.path} holds weights too; give one weights file")

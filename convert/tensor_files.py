@@ -24,12 +24,8 @@ DEFINITION = "caffe_bridge.net"  # safetensors metadata: the net's prototxt
 
 def read_safetensors(path: str) -> Model:
     """A .safetensors with tensors named LAYER.INDEX; the net's definition from its metadata, if there."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            text = (file.metadata() or {}).get(DEFINITION)
-    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors: {error}") from error
+    tensors, metadata = load_safetensors(path)
+    text = metadata.get(DEFINITION)
     model = _model(path, tensors)
     if text is not None:
         model.definition = schema.NetParameter()
@@ -37,6 +33,15 @@ def read_safetensors(path: str) -> Model:
         order = {layer.name: i for i, layer in enumerate(model.definition.layer)}
         model.layers = dict(sorted(model.layers.items(), key=lambda item: order.get(item[0], len(order))))
     return model
+
+
+def load_safetensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a .safetensors, whatever their names. Raises WeightsError."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
 def write_safetensors(path: str, model: Model) -> None:
@@ -53,6 +58,11 @@ def write_safetensors(path: str, model: Model) -> None:
 
 def read_state_dict(path: str) -> Model:
     """A torch file holding a dict of tensors named LAYER.INDEX, or a `Net.state_dict()`. Runs no code of the file."""
+    return _model(path, load_torch(path))
+
+
+def load_torch(path: str) -> Mapping[str, torch.Tensor]:
+    """The dict of tensors a torch file holds, whatever their names. Runs no code of the file; raises WeightsError."""
     if bytes(map_file(path)[:2]) not in (b"PK", b"\x80\x02"):
         raise WeightsError(f"{path}: not a file as torch.save writes it")
     try:
@@ -69,7 +79,7 @@ def read_state_dict(path: str) -> Model:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise WeightsError(f"{path}: entry {name!r} is a {type(value).__name__}; a state dict has tensors only")
-    return _model(path, content)
+    return content
 
 
 def write_state_dict(path: str, model: Model) -> None:
