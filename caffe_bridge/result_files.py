@@ -203,6 +203,13 @@ def write_pictures(folder: Path, imdb: Dataset, found: Sequence[Found]) -> None:
             cv2.imwrite(str(each / name), picture)
 
 
+def write_drawings(folder: Path, imdb: Dataset, found: Sequence[Found]) -> None:
+    """Every image with what was found in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, name, image_found in zip(imdb.image_paths, imdb.image_names, found):
+        cv2.imwrite(str(folder / f"{_safe(name)}.png"), draw(read_image(path), image_found, imdb.classes))
+
+
 def draw(image: np.ndarray, found: Found, classes: Sequence[str]) -> np.ndarray:
     """The image with the instances of at least SURE; `classes` starts with the background."""
     sure = found.where(found.boxes[:, 4] >= SURE)

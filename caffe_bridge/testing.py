@@ -1,26 +1,30 @@
-"""Testing detection and segmentation nets on a data set, by the protocol of MNC's test program.
+"""Testing detection and segmentation nets on a data set, by the protocols of MNC's and py-faster-rcnn's test programs.
 
-    look_at_images(net, imdb, "seg", store)      every image once; may be interrupted, and shared by processes
-    found = limit_scores([store.load(i) ...])
+    look = looker(net, imdb, "seg")
+    found = limit_scores(look_at_all(look, imdb, store))     every image once; may be interrupted
     report = evaluate(imdb, found, "seg")
 
-At most 100 instances an image: of mask voting's, the best over all classes; without it, and of boxes, of each class
-before suppression, and 40 times as many as there are images in the whole set.
-Source: MNC, lib/caffeWrapper/TesterWrapper.py, lib/datasets/pascal_voc_det.py and pascal_voc_seg.py.
+MNC: at most 100 instances an image: of mask voting's, the best over all classes; without it, and of boxes, of each
+class before suppression, and 40 times as many as there are images in the whole set. py-faster-rcnn: boxes that score
+above 0.05, the best 100 of an image over all classes after suppression.
+Source: MNC, lib/caffeWrapper/TesterWrapper.py, lib/datasets/pascal_voc_det.py and pascal_voc_seg.py; py-faster-rcnn,
+lib/fast_rcnn/test.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from caffe_bridge import boxes as box_arithmetic
-from caffe_bridge import cfm_testing, evaluation, inference, mask_proposals
+from caffe_bridge import cfm_testing, detection, evaluation, inference, mask_proposals
 from caffe_bridge.config import cfg
+from caffe_bridge.distributed import Workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.evaluation import Curve
 from caffe_bridge.found import Found, FoundStore
@@ -33,47 +37,90 @@ if TYPE_CHECKING:
     from caffe_bridge.datasets import Dataset
 
 TASKS = ("seg", "det", "cfm")
+DETECTOR_BLOBS = ["rois", "bbox_pred", "cls_prob"]
 PER_IMAGE = 100
 PER_SET = 40  # times the number of images, for each class
 MASK_OVERLAPS = tuple(i / 10 for i in range(1, 10))
 SHOWN_OVERLAPS = (0.5, 0.7)
 BOX_OVERLAP = 0.5
 
+Look = Callable[[int, np.ndarray], Found]
 
-def look_at_images(
+
+def looker(
     net: Net,
     imdb: Dataset,
     task: str,
-    store: FoundStore,
-    images: Iterable[int],
-    proposals: MaskProposals | None = None,
-) -> None:
-    """Run the net on images of a data set and keep what it finds; those that the store has are passed over.
+    rules: str = "mnc",
+    proposals: MaskProposals | Sequence[np.ndarray] | None = None,
+    per_image: int = PER_IMAGE,
+) -> Look:
+    """What is done with each image: a function of its number and the image that returns what the net finds in it.
 
     Args:
-        net: an MNC test net for "seg"; a CFM one for "cfm"; for "det" any with the blobs rois, bbox_pred and cls_prob.
+        net: an MNC test net for "seg"; a CFM one for "cfm"; for "det" one with the blobs rois, bbox_pred and cls_prob.
         task: "seg" for masks by stages three and five, "det" for boxes by the first, "cfm" for masks of proposals.
-        images: their numbers.
-        proposals: those that "cfm" looks at.
+        rules: whose test program "det" follows, "mnc" or "py_faster_rcnn".
+        proposals: those that "cfm" looks at; boxes, image by image, for Fast R-CNN.
+        per_image: the most boxes an image may have by py-faster-rcnn's rules; 0 for all.
 
     Raises:
-        CaffeError: the net is of another kind, or has another number of classes than the data set; there are no
-            proposals for "cfm", or those of an image cannot be read.
+        CaffeError: the net is of another kind, or there are no proposals for a net that looks at them. The function
+            raises it when the proposals of an image cannot be read, or the net has more classes than the data set.
     """
-    for i in images:
-        if i in store:
-            continue
-        image = read_image(imdb.image_paths[i])
-        if task == "cfm":
-            if proposals is None:
-                raise CaffeError("CFM looks at proposals, and there are none")
-            found = judge_proposals(net, image, mask_proposals.read(proposals.roidb_path_at(i)))
+    files, boxes = (proposals, None) if isinstance(proposals, MaskProposals) else (None, proposals)
+    if task == "cfm" and files is None:
+        raise CaffeError("CFM looks at proposals, and there are none")
+    if task == "det":
+        _check_detector(net)
+        if "rois" in net.inputs and boxes is None:
+            raise CaffeError(f"{net.name or 'the net'} looks at proposals, and there are none")
+
+    def look(i: int, image: np.ndarray) -> Found:
+        if task == "cfm" and files is not None:
+            found = judge_proposals(net, image, mask_proposals.read(files.roidb_path_at(i)))
+        elif task == "seg":
+            found = segment(net, image)
+        elif rules == "py_faster_rcnn":
+            found = detect_in(net, image, None if boxes is None else boxes[i], per_image)
         else:
-            found = segment(net, image) if task == "seg" else detect_boxes(net, image)
+            found = detect_boxes(net, image)
         seen = max([0, *found.score_classes.tolist(), *found.classes.tolist()])
         if seen >= imdb.num_classes:
             raise CaffeError(f"the net has a class {seen}, {imdb.name} has {imdb.num_classes} with the background")
-        store.save(i, found)
+        return found
+
+    return look
+
+
+def look_at_all(
+    look: Look, imdb: Dataset, store: FoundStore, workers: Workers | None = None, afresh: bool = False
+) -> list[Found]:
+    """Look at every image that the store does not have, and keep what is found.
+
+    Processes that share the work each take their part; the first one returns everything, the others nothing.
+
+    Raises:
+        CaffeError: what `look` raises, or results cannot be kept.
+    """
+    me = workers or Workers()
+    if me.first:
+        store.open(afresh)
+    me.wait()
+    for i in tqdm(range(me.rank, imdb.num_images, me.count), unit="image", disable=None if me.first else True):
+        if i not in store:
+            store.save(i, look(i, read_image(imdb.image_paths[i])))
+    me.wait()
+    found = []
+    for i in range(imdb.num_images) if me.first else ():
+        one = store.load(i)
+        if one is None:  # damaged
+            store.save(i, look(i, read_image(imdb.image_paths[i])))
+            one = store.load(i)
+        if one is None:
+            raise CaffeError(f"{store.folder}: the results of image {i} cannot be kept there")
+        found.append(one)
+    return found
 
 
 def segment(net: Net, image: np.ndarray) -> Found:
@@ -98,16 +145,31 @@ def _suppressed(boxes: torch.Tensor, masks: torch.Tensor, scores: torch.Tensor) 
     return _found(torch.cat(box_lists), classes, torch.cat(mask_lists)[:, 0], best, best_classes)
 
 
+def _check_detector(net: Net) -> None:
+    missing = [name for name in DETECTOR_BLOBS if name not in net.graph.shapes]
+    if missing:
+        needed = ", ".join(DETECTOR_BLOBS)
+        raise CaffeError(f"detection needs the blobs {needed}; {net.name or 'the net'} has no {missing[0]}")
+
+
+def detect_in(net: Net, image: np.ndarray, proposals: np.ndarray | None = None, per_image: int = PER_IMAGE) -> Found:
+    """The objects in an image [H, W, 3] (blue, green, red) by boxes, by py-faster-rcnn's rules.
+
+    `proposals` are boxes [n, 4] in image pixels for Fast R-CNN; None where the net proposes.
+    """
+    rows = detection.best_detections(*detection.detect(net, image, proposals), per_image)
+    classes = torch.cat([torch.full((len(of_class),), c) for c, of_class in enumerate(rows, 1)])
+    boxes, nothing = torch.cat(rows), np.empty(0, np.float32)
+    return _found(boxes, classes, boxes.new_zeros((len(boxes), 0, 0)), nothing, nothing.astype(np.int64))
+
+
 @torch.no_grad()
 def detect_boxes(net: Net, image: np.ndarray) -> Found:
-    """The objects in an image [H, W, 3] (blue, green, red) by boxes."""
-    wanted = ["rois", "bbox_pred", "cls_prob"]
-    missing = [name for name in wanted if name not in net.graph.shapes]
-    if missing:
-        raise CaffeError(f"detection needs the blobs {', '.join(wanted)}; {net.name or 'the net'} has no {missing[0]}")
+    """The objects in an image [H, W, 3] (blue, green, red) by boxes, by MNC's rules."""
+    _check_detector(net)
     data, im_info = inference.prepare_image(image)
-    blobs = net(data=data, im_info=im_info, blobs=wanted)
-    rois, deltas, scores = (blobs[name] for name in wanted)
+    blobs = net(data=data, im_info=im_info, blobs=DETECTOR_BLOBS)
+    rois, deltas, scores = (blobs[name] for name in DETECTOR_BLOBS)
     rois = rois[:, 1:5] / im_info[0, 2].to(rois.device, rois.dtype)
     boxes = box_arithmetic.clamp(box_arithmetic.decode(rois, deltas), image.shape[:2])
     rows: list[torch.Tensor] = []

@@ -1,7 +1,7 @@
 """Test a detection or segmentation net on a data set.
 
-The arguments are those of MNC's tools/test_net.py; what it lacks comes last. An interrupted test goes on when it is
-started again. Results are in ROOT_DIR/output/EXP_DIR/DATA SET/NET. On several devices:
+The arguments are those of MNC's and py-faster-rcnn's tools/test_net.py; what they lack comes last. An interrupted test
+goes on when it is started again. Results are in ROOT_DIR/output/EXP_DIR/DATA SET/NET. On several devices:
 
     torchrun --nproc-per-node 8 -m caffe_bridge.tools.test_net --def ... --net ... --imdb ...
 """
@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import pprint
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import numpy as np
 
-from caffe_bridge import definition, log, mixed_precision, result_files
+from caffe_bridge import definition, mixed_precision, proposals, result_files
 from caffe_bridge.class_count import class_count, with_classes
 from caffe_bridge.cli import run
 from caffe_bridge.config import cfg
@@ -27,10 +26,10 @@ from caffe_bridge.datasets import Dataset, get_imdb
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.found import Found, FoundStore
-from caffe_bridge.mask_proposals import MaskProposals
+from caffe_bridge.mask_proposals import MaskProposals, usual_folder
 from caffe_bridge.net import Net
-from caffe_bridge.testing import evaluate, limit_scores, look_at_images
-from caffe_bridge.tools.train_net import apply_settings, output_folder
+from caffe_bridge.testing import PER_IMAGE, evaluate, limit_scores, look_at_all, looker
+from caffe_bridge.tools.train_net import add_defaults, announce, apply_settings, output_folder
 
 TASKS = ("seg", "det", "vis_seg", "cfm")
 
@@ -53,8 +52,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--task",
         choices=TASKS,
-        default="seg",
-        help="masks, boxes, pictures of masks, or masks of proposals (default: %(default)s)",
+        help="masks, boxes, pictures of masks, masks of proposals (default: det for py-faster-rcnn's nets, else seg)",
+    )
+    parser.add_argument("--vis", action="store_true", help="draw what is found in every image")
+    parser.add_argument(
+        "--num_dets",
+        type=int,
+        default=PER_IMAGE,
+        metavar="N",
+        help="most boxes an image, for py-faster-rcnn's nets (%(default)s)",
     )
     parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
     more = parser.add_argument_group("not in the original")
@@ -66,10 +72,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more.add_argument("--amp", choices=["bf16"], help="matrix products in bfloat16")
     more.add_argument(
         "--proposals",
-        default="data/cache/voc_2012_val_mcg_maskdb",
-        metavar="DIR",
-        help="for cfm: what prepare-mcg-maskdb made (default: %(default)s)",
+        metavar="PATH",
+        help="for cfm: the folder prepare-mcg-maskdb made (data/cache/...); for Fast R-CNN: the file of boxes",
     )
+    add_defaults(more)
     more.add_argument("--again", action="store_true", help="do not use what an earlier test of this net found")
     return parser.parse_args(argv)
 
@@ -92,47 +98,46 @@ def read_net(args: argparse.Namespace, imdb: Dataset, me: Workers) -> Net:
 
 def results_key(args: argparse.Namespace, net: Net, imdb: Dataset, task: str) -> dict[str, Any]:
     """What the results of an image depend on."""
-    status = Path(args.weights).stat()
     used = {name: value for name, value in cfg.items() if name not in ("TRAIN", "ROOT_DIR", "DATA_DIR", "GPU_ID")}
     text = net.definition.param.SerializeToString(deterministic=True)
     names = hashlib.sha256("\n".join([*imdb.classes, *imdb.image_paths]).encode())
     return {
         "task": task,
-        "weights": [str(Path(args.weights).resolve()), status.st_size, status.st_mtime_ns],
+        "weights": identity(args.weights),
         "net": hashlib.sha256(text).hexdigest(),
         "images": names.hexdigest(),
         "settings": json.loads(json.dumps(used, default=lambda value: value.tolist())),
         "max_size": cfg.TRAIN.MAX_SIZE,
         "amp": args.amp,
-        **({"proposals": str(Path(args.proposals).resolve())} if task == "cfm" else {}),
+        "rules": [args.defaults, args.num_dets],
+        "proposals": [identity(path) for path in args.proposals.split(",")] if args.proposals else None,
     }
+
+
+def identity(path: str) -> list[Any]:
+    """What tells a file from others of its name; of a folder its place alone."""
+    place = Path(path).resolve()
+    status = place.stat() if place.is_file() else None
+    return [str(place), *([] if status is None else [status.st_size, status.st_mtime_ns])]
 
 
 def find(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Workers) -> list[Found]:
     """What the net finds in all images; empty in processes other than the first."""
     net = read_net(args, imdb, me)
     task = "seg" if args.task == "vis_seg" else args.task
-    proposals = MaskProposals(imdb, args.proposals) if task == "cfm" else None
+    look = looker(net, imdb, task, args.defaults, read_proposals(args, net, imdb), args.num_dets)
     store = FoundStore(folder / f"found_{task}", results_key(args, net, imdb, task))
-    if me.first:
-        store.open(afresh=args.again)
-    me.wait()
-    mine = tqdm(range(me.rank, imdb.num_images, me.count), unit="image", disable=None if me.first else True)
-    look_at_images(net, imdb, task, store, mine, proposals)
-    me.wait()
-    if not me.first:
-        return []
-    found = []
-    for i in range(imdb.num_images):
-        one = store.load(i)
-        if one is None:
-            (store.folder / f"{i:07d}.npz").unlink(missing_ok=True)
-            look_at_images(net, imdb, task, store, [i], proposals)
-            one = store.load(i)
-        if one is None:
-            raise CaffeError(f"{store.folder}: the results of image {i} cannot be kept there")
-        found.append(one)
-    return limit_scores(found)
+    return limit_scores(look_at_all(look, imdb, store, me, args.again))
+
+
+def read_proposals(args: argparse.Namespace, net: Net, imdb: Dataset) -> MaskProposals | list[np.ndarray] | None:
+    """Those the net looks at, if it does."""
+    if args.task == "cfm":
+        folder = args.proposals or usual_folder(imdb)
+        if not Path(folder).is_dir():
+            raise CaffeError(f"--proposals {folder}: no such folder; prepare-mcg-maskdb --test makes it")
+        return MaskProposals(imdb, folder)
+    return proposals.of_dataset(imdb, args.proposals, cfg.TEST.PROPOSAL_METHOD) if "rois" in net.inputs else None
 
 
 def report(args: argparse.Namespace, imdb: Dataset, found: list[Found], folder: Path) -> None:
@@ -164,20 +169,16 @@ def wait_for(path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Returns 0 when the test is done."""
     args = parse_args(argv)
-    apply_settings(args)
+    apply_settings(args, definition.read_net(args.prototxt, "TEST"))
+    if args.task is None:
+        args.task = "det" if args.defaults == "py_faster_rcnn" else "seg"
     weights = Path(args.weights)
     if args.wait and args.wait.lower() not in ("no", "false", "0", ""):
         wait_for(weights)
     if not weights.is_file():
         raise CaffeError(f"--net {weights}: there is no such file; --wait waits for it")
-    if args.task == "cfm" and not Path(args.proposals).is_dir():
-        raise CaffeError(f"--proposals {args.proposals}: no such folder; prepare-mcg-maskdb --test makes it")
     with workers(args.gpu, args.cpu) as me:
-        cfg.GPU_ID = me.device.index or 0
-        if me.first:
-            log.show()
-            print(f"Called with args:\n{args}\nUsing config:")
-            pprint.pprint(dict(cfg))
+        announce(args, me)
         imdb = get_imdb(args.imdb, args.data)
         name = weights.name.removesuffix(".h5").removesuffix(".caffemodel")
         folder = output_folder(imdb.name) / name
@@ -188,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
                 result_files.write_pictures(folder, imdb, found)
             else:
                 report(args, imdb, found, folder)
+                if args.vis:
+                    result_files.write_drawings(folder / "found", imdb, found)
             print(f"Results are in {folder}")
         me.wait()
     return 0

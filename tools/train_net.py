@@ -26,8 +26,10 @@ from caffe_bridge.cli import run
 from caffe_bridge.compiled_net import CompiledNet
 from caffe_bridge.config import cfg
 from caffe_bridge.datasets import Dataset, get_imdb
+from caffe_bridge.definition import NetDefinition, read_solver, solver_nets
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
+from caffe_bridge.projects import project_of
 from caffe_bridge.training import Trainer, latest_state
 from caffe_bridge.training_record import TrainingRecord
 
@@ -55,7 +57,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
     more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
     more.add_argument("--ignore-shapes", action="store_true", help="skip weights of layers that have other shapes")
-    more.add_argument("--proposals", metavar="DIR", help="for cfm: the folder of prepare-mcg-maskdb (data/cache/...)")
+    more.add_argument(
+        "--proposals",
+        metavar="PATH",
+        help="for cfm: the folder prepare-mcg-maskdb made (data/cache/...); for Fast R-CNN: the file of boxes",
+    )
+    add_defaults(more)
     more.add_argument(
         "--resume", nargs="?", const=LATEST, metavar="STATE", help="go on from a solver state; by default the latest"
     )
@@ -71,12 +78,29 @@ def output_folder(imdb_name: str) -> Path:
     return Path(cfg.ROOT_DIR, "output", cfg.EXP_DIR, re.sub(r"[^\w.+-]+", "_", imdb_name))
 
 
-def apply_settings(args: argparse.Namespace) -> None:
-    """Merge --cfg, then --set into MNC's defaults."""
-    config.use("mnc")
+def add_defaults(group: argparse._ArgumentGroup) -> None:
+    """The argument `apply_settings` looks at besides --cfg and --set."""
+    group.add_argument(
+        "--defaults", choices=config.PROJECTS, help="whose settings to begin with (default: the net tells)"
+    )
+
+
+def apply_settings(args: argparse.Namespace, net: NetDefinition) -> None:
+    """Merge --cfg, then --set into the defaults of the project that the net is of, or of --defaults."""
+    args.defaults = args.defaults or project_of(net)
+    config.use(args.defaults)
     if args.cfg:
         config.cfg_from_file(args.cfg)
     config.cfg_from_list(args.set)
+
+
+def announce(args: argparse.Namespace, me: Workers) -> None:
+    """Show the log from here on, and what a program was asked to do."""
+    cfg.GPU_ID = me.device.index or 0
+    if me.first:
+        log.show()
+        print(f"Called with args:\n{args}\nUsing config:")
+        pprint.pprint(dict(cfg))
 
 
 def seed(args: argparse.Namespace, me: Workers) -> int:
@@ -135,29 +159,31 @@ def train(trainer: Trainer, stem: Path, tensorboard: bool) -> None:
         trainer.solve()
 
 
+def run_training(args: argparse.Namespace, me: Workers, record: str = "training") -> Trainer:
+    """Train as the arguments say; `record` names the files that show how it goes. Returns the trainer as it ended."""
+    imdb = get_imdb(args.imdb, args.data)
+    folder = output_folder(imdb.name)
+    if me.first:
+        print(f"Output will be saved to `{folder}`\nSolving...")
+    trainer = make_trainer(args, imdb, folder, me)
+    train(trainer, folder / record, args.tensorboard)
+    me.wait()
+    if me.first:
+        print(f"Wrote snapshot to: {trainer.saved}")
+        finished = trainer.iter >= args.iters
+        print("done solving" if finished else f"stopped after {trainer.iter} of {args.iters} iterations")
+    return trainer
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns 0 when all iterations are done."""
     args = parse_args(argv)
     if args.iters < 0:
         raise CaffeError(f"--iters {args.iters}: a number of iterations is not negative")
-    apply_settings(args)
+    apply_settings(args, solver_nets(*read_solver(args.solver))[0])
     with workers(args.gpu, args.cpu) as me:
-        cfg.GPU_ID = me.device.index or 0
-        if me.first:
-            log.show()
-            print(f"Called with args:\n{args}\nUsing config:")
-            pprint.pprint(dict(cfg))
-        imdb = get_imdb(args.imdb, args.data)
-        folder = output_folder(imdb.name)
-        if me.first:
-            print(f"Output will be saved to `{folder}`\nSolving...")
-        trainer = make_trainer(args, imdb, folder, me)
-        train(trainer, folder / "training", args.tensorboard)
-        me.wait()
-        finished = trainer.iter >= args.iters
-        if me.first:
-            print(f"Wrote snapshot to: {trainer.saved}")
-            print("done solving" if finished else f"stopped after {trainer.iter} of {args.iters} iterations")
+        announce(args, me)
+        run_training(args, me)
     return 0
 
 
