@@ -113,9 +113,8 @@ def literal(value: Any) -> str:
         inner = ", ".join(literal(item) for item in value)
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' * (len(value) == 1)})"
     if isinstance(value, float):
-        short = float(str(np.float32(value)))
-        if np.float32(value) == np.float32(short) and abs(value - short) <= 1e-7 * abs(value):
-            value = short
+        if float(np.float32(value)) == value:
+            value = float(str(np.float32(value)))
         return repr(int(value)) + ".0" if value.is_integer() and abs(value) < 1e9 else _float(value)
     if isinstance(value, str):
         return '"' + value.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
@@ -135,9 +134,8 @@ def side(values: Sequence[int], default: int | None = None) -> Any:
 def identifier(wanted: str, taken: set[str], reserved: Collection[str] = ()) -> str:
     """A name for Python source that resembles the wanted one and is not taken yet; takes it."""
     plain = re.sub(r"\W", "_", wanted, flags=re.ASCII)[:_LONGEST]
-    plain = re.sub(r"^_+", "_", plain) or "_"
-    if plain[0].isdigit() or plain == "_":
-        plain = f"_{plain}"
+    plain = re.sub(r"^(?=\d)|^_+", "_", plain)  # two underscores in front would be mangled
+    plain = "_0" if plain in ("", "_") else plain
     if keyword.iskeyword(plain) or keyword.issoftkeyword(plain) or plain in reserved:
         plain += "_"
     name, number = plain, 1
@@ -168,5 +166,8 @@ def wrapped(line: str, indent: int) -> list[str]:
             start = i
             break
     ends = [start, *reversed(commas), len(line) - 1]
-    arguments = [line[a + 1 : b].strip() for a, b in zip(ends, ends[1:])]
-    return [prefix + line[: start + 1], *(f"{prefix}    {argument}," for argument in arguments), f"{prefix})"]
+    lines = [prefix + line[: start + 1]]
+    for a, b in zip(ends, ends[1:]):
+        lines += wrapped(line[a + 1 : b].strip(), indent + 4)
+        lines[-1] += ","
+    return [*lines, f"{prefix})"]

@@ -17,9 +17,9 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape)) if bias else None
 
     def forward(self, x):
-        ones = [1] * self.trailing
-        x = x * self.weight.reshape(*self.weight.shape, *ones)
-        return x if self.bias is None else x + self.bias.reshape(*self.bias.shape, *ones)
+        shape = (*self.weight.shape, *[1] * self.trailing)
+        x = x * self.weight.reshape(shape)
+        return x if self.bias is None else x + self.bias.reshape(shape)
 
 
 class BatchStatisticsNorm(nn.Module):
