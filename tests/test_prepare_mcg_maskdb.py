@@ -305,6 +305,31 @@ def test_generated_proposals_lead_to_training_files(root, dataset, tmp_path, cap
     assert np.median(best) > 0.5
 
 
+def test_generator_merges_what_belongs_together(root, dataset):
+    """Most instances are among the first proposals, each of which comes once and is neither tiny nor the whole image."""
+    pytest.importorskip("skimage")
+    best = []
+    for i, path in enumerate(dataset.image_paths):
+        superpixels, labels = mcg_proposals.propose(cv2.imread(path), 200, 60)
+        assert len(labels) <= 200 and len({label.tobytes() for label in labels}) == len(labels)
+        assert 1 <= superpixels.max() <= 60 and set(np.concatenate(labels)) <= set(superpixels.ravel())
+        covered = np.array([np.isin(superpixels, label) for label in labels])
+        assert 1e-3 <= covered.mean((1, 2)).min() and covered.mean((1, 2)).max() <= 0.9
+        truth = dataset.annotation(i)
+        for (x1, y1, x2, y2), mask in zip(truth.boxes, truth.masks):
+            full = np.zeros(superpixels.shape, bool)
+            full[y1 : y2 + 1, x1 : x2 + 1] = mask
+            best.append(((covered & full).sum((1, 2)) / (covered | full).sum((1, 2))).max())
+    assert np.mean(np.array(best) >= 0.5) > 0.7
+
+
+def test_too_many_superpixels_are_refused(tmp_path):
+    pytest.importorskip("skimage")
+    arguments = ["--db", "shapes_train", "--out", str(tmp_path / "raw"), "--superpixels", "1001"]
+    with pytest.raises(CaffeError, match="at most 1000 can be merged"):
+        make_proposals.main(arguments)
+
+
 def test_generator_on_an_image_without_regions():
     pytest.importorskip("skimage")
     superpixels, labels = mcg_proposals.propose(np.full((20, 30, 3), 128, np.uint8))

@@ -34,7 +34,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", metavar="DIR", help="the data set's folder, where it is not the usual one")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for NAME.mat of each image")
     parser.add_argument("--count", type=_number, default=2000, metavar="N", help="most proposals of an image (2000)")
-    parser.add_argument("--superpixels", type=_number, default=250, metavar="N", help="most superpixels (250)")
+    parser.add_argument(
+        "--superpixels",
+        type=_number,
+        default=250,
+        metavar="N",
+        help=f"most superpixels (250); at most {mcg_proposals.MOST_SUPERPIXELS}",
+    )
     parser.add_argument("--para_job", type=_number, default=1, metavar="N", help="processes (1)")
     parser.add_argument("--overwrite", action="store_true", help="make files anew that are there")
     return parser.parse_args(argv)
@@ -70,6 +76,8 @@ def make(task: Task) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 when an image could not be done. Raises CaffeError when none can be."""
     args = parse_args(argv)
+    if args.superpixels > mcg_proposals.MOST_SUPERPIXELS:
+        raise CaffeError(f"--superpixels {args.superpixels}: at most {mcg_proposals.MOST_SUPERPIXELS} can be merged")
     if importlib.util.find_spec("skimage") is None:
         raise CaffeError(mcg_proposals.MISSING)
     if args.db:
