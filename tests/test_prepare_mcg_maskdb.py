@@ -306,7 +306,7 @@ def test_generated_proposals_lead_to_training_files(root, dataset, tmp_path, cap
 
 
 def test_generator_merges_what_belongs_together(root, dataset):
-    """Most instances are among the first proposals, each of which comes once and is neither tiny nor the whole image."""
+    """Most instances are among the first proposals; each comes once and is neither tiny nor the whole image."""
     pytest.importorskip("skimage")
     best = []
     for i, path in enumerate(dataset.image_paths):
