@@ -28,6 +28,7 @@ from caffe_bridge.errors import CaffeError
 from caffe_bridge.found import Found, FoundStore
 from caffe_bridge.mask_proposals import MaskProposals, usual_folder
 from caffe_bridge.net import Net
+from caffe_bridge.projects import project_of
 from caffe_bridge.testing import PER_IMAGE, evaluate, limit_scores, look_at_all, looker
 from caffe_bridge.tools.train_net import add_defaults, announce, apply_settings, output_folder
 
@@ -98,19 +99,26 @@ def read_net(args: argparse.Namespace, imdb: Dataset, me: Workers) -> Net:
 
 def results_key(args: argparse.Namespace, net: Net, imdb: Dataset, task: str) -> dict[str, Any]:
     """What the results of an image depend on."""
+    return {
+        **net_key(net, args.weights, imdb),
+        "task": task,
+        "amp": args.amp,
+        "rules": [args.defaults, args.num_dets],
+        "proposals": [identity(path) for path in args.proposals.split(",")] if args.proposals else None,
+    }
+
+
+def net_key(net: Net, weights: str, imdb: Dataset) -> dict[str, Any]:
+    """What any results of a net depend on."""
     used = {name: value for name, value in cfg.items() if name not in ("TRAIN", "ROOT_DIR", "DATA_DIR", "GPU_ID")}
     text = net.definition.param.SerializeToString(deterministic=True)
     names = hashlib.sha256("\n".join([*imdb.classes, *imdb.image_paths]).encode())
     return {
-        "task": task,
-        "weights": identity(args.weights),
+        "weights": identity(weights),
         "net": hashlib.sha256(text).hexdigest(),
         "images": names.hexdigest(),
         "settings": json.loads(json.dumps(used, default=lambda value: value.tolist())),
         "max_size": cfg.TRAIN.MAX_SIZE,
-        "amp": args.amp,
-        "rules": [args.defaults, args.num_dets],
-        "proposals": [identity(path) for path in args.proposals.split(",")] if args.proposals else None,
     }
 
 
@@ -169,7 +177,8 @@ def wait_for(path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Returns 0 when the test is done."""
     args = parse_args(argv)
-    apply_settings(args, definition.read_net(args.prototxt, "TEST"))
+    args.defaults = args.defaults or project_of(definition.read_net(args.prototxt, "TEST"))
+    apply_settings(args)
     if args.task is None:
         args.task = "det" if args.defaults == "py_faster_rcnn" else "seg"
     weights = Path(args.weights)

@@ -26,7 +26,7 @@ from caffe_bridge.cli import run
 from caffe_bridge.compiled_net import CompiledNet
 from caffe_bridge.config import cfg
 from caffe_bridge.datasets import Dataset, get_imdb
-from caffe_bridge.definition import NetDefinition, read_solver, solver_nets
+from caffe_bridge.definition import read_solver, solver_nets
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.projects import project_of
@@ -80,14 +80,11 @@ def output_folder(imdb_name: str) -> Path:
 
 def add_defaults(group: argparse._ArgumentGroup) -> None:
     """The argument `apply_settings` looks at besides --cfg and --set."""
-    group.add_argument(
-        "--defaults", choices=config.PROJECTS, help="whose settings to begin with (default: the net tells)"
-    )
+    group.add_argument("--defaults", choices=config.PROJECTS, help="whose settings to begin with (the net's own)")
 
 
-def apply_settings(args: argparse.Namespace, net: NetDefinition) -> None:
-    """Merge --cfg, then --set into the defaults of the project that the net is of, or of --defaults."""
-    args.defaults = args.defaults or project_of(net)
+def apply_settings(args: argparse.Namespace) -> None:
+    """Merge --cfg, then --set into the settings of --defaults."""
     config.use(args.defaults)
     if args.cfg:
         config.cfg_from_file(args.cfg)
@@ -180,7 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.iters < 0:
         raise CaffeError(f"--iters {args.iters}: a number of iterations is not negative")
-    apply_settings(args, solver_nets(*read_solver(args.solver))[0])
+    args.defaults = args.defaults or project_of(solver_nets(*read_solver(args.solver))[0])
+    apply_settings(args)
     with workers(args.gpu, args.cpu) as me:
         announce(args, me)
         run_training(args, me)
