@@ -200,6 +200,10 @@ class GraphBuilder:
 
     def reduce(self, operator: str, value: str, axes: Sequence[int], keepdims: bool = True) -> str:
         """ReduceMean, ReduceSum, ...: the axes became an input at different versions."""
+        if self.target == "opencv5" and max(axes) - min(axes) >= len(axes):  # it takes a wrong mean over axes apart
+            *first, last = sorted(axes)
+            value = self.reduce(operator, value, [last], keepdims)
+            return self.reduce(operator, value, first, keepdims)
         if self.opset >= 18 or operator == "ReduceSum":
             return self.add(operator, value, self.integers(*axes), keepdims=int(keepdims))
         return self.add(operator, value, axes=list(axes), keepdims=int(keepdims))

@@ -50,6 +50,9 @@ def reduction(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) 
     elif layer.operation == "SUMSQ":
         values = graph.add("Mul", values, values)
     operator = "ReduceMean" if layer.operation == "MEAN" else "ReduceSum"
+    if graph.target == "opencv5" and not node.tops[0]:  # whose scalars have an axis
+        top = graph.times(graph.reduce(operator, values, axes), layer.coeff)
+        return [graph.add("Reshape", top, graph.constant([], "int64"))]
     return [graph.times(graph.reduce(operator, values, axes, keepdims=False), layer.coeff)]
 
 

@@ -14,6 +14,7 @@ from caffe_bridge.convert.onnx_export.builder import GraphBuilder, array_of
 from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exports
 from caffe_bridge.convert.onnx_export.sizes import Dim, fixed
 from caffe_bridge.convert.onnx_export.suppression import column, suppress
+from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Shape
 
 
@@ -120,19 +121,29 @@ def _decode(graph: GraphBuilder, layer: Any, codes: str, priors: str, variances:
 def _survivors(graph: GraphBuilder, layer: Any, boxes: str, scores: str, each: int) -> str:
     """1 where a box survives suppression in its class, else 0, (G * K,); boxes (G, K, 4), scores (G, 1, K)."""
     if layer.code_type != ssd_boxes.CENTER_SIZE:
-        # The operator would exchange the corners of boxes that end before they start.
-        backward = graph.add("Less", graph.part(boxes, 2, 2), graph.part(boxes, 2, 0, 2))
-        backward = graph.reduce("ReduceMax", graph.cast(backward, TensorProto.FLOAT), [2])
-        boxes = graph.add("Where", graph.add("Greater", backward, graph.constant(0)), graph.constant(0), boxes)
+        boxes = _with_areas(graph, boxes, each)
     selected = suppress(graph, boxes, scores, layer.nms_threshold, graph.integers(each), above=layer.threshold)
     place = graph.add("Mul", column(graph, selected, 0), graph.integers(each))
     place = graph.add("Add", place, column(graph, selected, 2))
-    nothing = graph.filled(graph.add("Reshape", scores, graph.integers(-1)), 0)
-    return graph.add("ScatterElements", nothing, place, graph.filled(place, 1), axis=0)
+    flat = graph.add("Reshape", scores, graph.integers(-1))
+    mask = graph.add("ScatterElements", graph.filled(flat, 0), place, graph.filled(place, 1), axis=0)
+    good = graph.add("Greater", flat, graph.constant(layer.threshold))
+    return graph.add("Mul", mask, graph.cast(good, TensorProto.FLOAT))
+
+
+def _with_areas(graph: GraphBuilder, boxes: str, each: int) -> str:
+    """Boxes (G, K, 4), those without an area replaced by others far off, of which no two overlap."""
+    empty = graph.add("LessOrEqual", graph.part(boxes, 2, 2), graph.part(boxes, 2, 0, 2))
+    empty = graph.reduce("ReduceMax", graph.cast(empty, TensorProto.FLOAT), [2])
+    near = np.full((each, 2), 1e5) + 2 * np.arange(each)[:, None]
+    apart = graph.constant(np.concatenate([near, near + 1], 1)[None])
+    return graph.add("Where", graph.add("Greater", empty, graph.constant(0)), apart, boxes)
 
 
 def _survivors_of_loop(graph: GraphBuilder, layer: Any, boxes: str, scores: str, each: int) -> str:
     """As `_survivors`, a box of every class at a time, with a threshold that shrinks by `eta`."""
+    if graph.target == "opencv5":
+        raise LayerError(f"nms_param.eta ({layer.eta:g}) below 1 takes a Loop, which OpenCV 5 does not run")
     scores = graph.add("Squeeze", scores, graph.integers(1))
     good = graph.cast(graph.add("Greater", scores, graph.constant(layer.threshold)), TensorProto.FLOAT)
     areas = _areas(graph, boxes)

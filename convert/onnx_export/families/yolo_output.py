@@ -10,7 +10,7 @@ from onnx import TensorProto
 from caffe_bridge.convert.onnx_export.builder import GraphBuilder
 from caffe_bridge.convert.onnx_export.families.detection_output import detection_shapes, detections
 from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exports
-from caffe_bridge.convert.onnx_export.suppression import column, just_below, suppress
+from caffe_bridge.convert.onnx_export.suppression import column, suppress
 
 
 @exports("YoloDetectionOutput", shapes=detection_shapes)
@@ -22,7 +22,9 @@ def yolo_detection_output(graph: GraphBuilder, node: ExportedLayer, bottoms: Seq
     best = graph.reduce("ReduceMax", probabilities, [1], keepdims=False)
     label = graph.add("ArgMax", probabilities, axis=1, keepdims=0)
     scores = graph.add("Mul", objects, best)
-    return [_detections(graph, node, boxes, label, scores, just_below(layer.confidence))]
+    row = _where(graph, graph.add("GreaterOrEqual", scores, graph.constant(layer.confidence)))
+    label, scores = (graph.add("Gather", values, row, axis=0) for values in (label, scores))
+    return [_detections(graph, node, boxes, row, label, scores)]
 
 
 @exports("Yolov3DetectionOutput", shapes=detection_shapes)
@@ -31,13 +33,16 @@ def yolov3_detection_output(graph: GraphBuilder, node: ExportedLayer, bottoms: S
     layer = node.layer
     boxes, objects, classes = _predictions(graph, node, bottoms, [anchors.numpy() for anchors in layer.anchors])
     objects = graph.add("Unsqueeze", objects, graph.integers(1))
-    scores = graph.add("Mul", graph.add("Sigmoid", classes), objects)
-    flat = graph.add("Reshape", scores, graph.integers(-1))
-    good = graph.cast(graph.add("Greater", flat, graph.constant(layer.confidence)), TensorProto.FLOAT)
-    place = graph.add("Reshape", graph.add("NonZero", good), graph.integers(-1))
+    scores = graph.add("Reshape", graph.add("Mul", graph.add("Sigmoid", classes), objects), graph.integers(-1))
+    place = _where(graph, graph.add("Greater", scores, graph.constant(layer.confidence)))
     row, label = (graph.add(how, place, graph.integers(layer.classes)) for how in ("Div", "Mod"))
-    boxes, scores = graph.add("Gather", boxes, row, axis=0), graph.add("Gather", flat, place, axis=0)
-    return [_detections(graph, node, boxes, label, scores, None)]
+    return [_detections(graph, node, boxes, row, label, graph.add("Gather", scores, place, axis=0))]
+
+
+def _where(graph: GraphBuilder, condition: str) -> str:
+    """The numbers of the true elements of (n,)."""
+    found = graph.add("NonZero", graph.cast(condition, TensorProto.FLOAT))
+    return graph.add("Reshape", found, graph.integers(-1))
 
 
 def _predictions(
@@ -68,19 +73,16 @@ def _predictions(
     return tuple(graph.add("Concat", *values, axis=0) for values in zip(*parts))  # type: ignore[return-value]
 
 
-def _detections(
-    graph: GraphBuilder, node: ExportedLayer, boxes: str, label: str, scores: str, above: float | None
-) -> str:
-    """The blob of the boxes that survive suppression, best first; the image's number is always 0."""
-    first = graph.integers(0)
-    group = graph.add("Unsqueeze", boxes, first)
+def _detections(graph: GraphBuilder, node: ExportedLayer, boxes: str, row: str, label: str, scores: str) -> str:
+    """The blob of those of the boxes in `row` (k,) that survive suppression, best first; the image is always 0."""
+    boxes = graph.add("Gather", boxes, row, axis=0)
+    group = graph.add("Unsqueeze", boxes, graph.integers(0))
     ranks = graph.add("Unsqueeze", scores, graph.integers(0, 1))
-    most = graph.add("Shape", scores)
-    limits = {"above": above, "inclusive": True, "centred": True}
-    index = column(graph, suppress(graph, group, ranks, node.layer.nms_threshold, most, **limits), 2)
+    how = {"inclusive": True, "centred": True, "positive": True}
+    selected = suppress(graph, group, ranks, node.layer.nms_threshold, graph.add("Shape", scores), **how)
+    index = column(graph, selected, 2)
     boxes, label, scores = (graph.add("Gather", values, index, axis=0) for values in (boxes, label, scores))
     centre, half = graph.part(boxes, 1, 0, 2), graph.times(graph.part(boxes, 1, 2), 0.5)
     corners = graph.add("Concat", graph.add("Sub", centre, half), graph.add("Add", centre, half), axis=1)
     label = graph.add("Add", label, graph.integers(1))
-    image = graph.add("Sub", label, label)
-    return detections(graph, image, label, scores, corners, node.bottoms[0][0])
+    return detections(graph, graph.add("Sub", label, label), label, scores, corners, node.bottoms[0][0])
