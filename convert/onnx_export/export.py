@@ -69,7 +69,7 @@ def export_onnx(
 
 def _build(net: Net, opset: int, dynamic: bool, target: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The model without its weights, and these, with as many sizes left open as the layers allow."""
-    for vary in (VARIABLE, ("batch", "rois")) if dynamic else ():
+    for vary in (VARIABLE, ("batch", "rois"), ("rois",)) if dynamic else ():
         try:
             return _build_sized(net, GraphBuilder(opset, target), find_sizes(net.graph, vary))
         except FixedSizeError:
