@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from caffe_bridge import randomness, schema
+from caffe_bridge import native, randomness, schema
 from caffe_bridge.errors import LayerError
+from caffe_bridge.layers import functional
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.registry import register
 
@@ -52,28 +53,33 @@ class Windows(NamedTuple):
         return F.pad(images, [self.pad[1], max(ends[1], 0), self.pad[0], max(ends[0], 0)], value=value)
 
 
-def max_pool(images: torch.Tensor, windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maxima, and where they came from.
+def max_pool(images: torch.Tensor, windows: Windows) -> torch.Tensor:
+    """Maxima, Tensor[N, C, H, W] to Tensor[N, C, h, w].
 
-    Args:
-        images: Tensor[N, C, H, W].
-        windows: the geometry.
+    The gradient goes to a window's first maximum in row order. A window without a cell gives -FLT_MAX.
+    """
+    size = (images.shape[2], images.shape[3])
+    # Compilers and exporters know torch's own operation.
+    if not torch.compiler.is_compiling() and _has_kernel(images):
+        return functional.max_pool(images, *windows[:3], windows.output_size(size))
+    return max_pool_indices(images, windows)[0]
+
+
+def _has_kernel(images: torch.Tensor) -> bool:
+    return images.device.type == "cpu" and images.dtype in (torch.float, torch.double) and native.load().loaded
+
+
+def max_pool_indices(images: torch.Tensor, windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `max_pool`, and where the maxima came from.
 
     Returns:
-        Tensor[N, C, h, w] and int64 Tensor[N, C, h, w] of positions y * W + x; the first in row order on a tie, which
-        is the one that gets the gradient. A window without a cell gives -FLT_MAX and -1.
+        Tensor[N, C, h, w] and int64 Tensor[N, C, h, w] of positions y * W + x, -1 for a window without a cell.
     """
     size = (images.shape[2], images.shape[3])
     if windows.fits_torch(size):
         pooled, index = F.max_pool2d(images, *windows[:3], ceil_mode=windows.ceil, return_indices=True)
         return pooled, index
-    padded = windows.padded(images, -torch.inf)
-    pooled, index = F.max_pool2d(padded, windows.kernel, windows.stride, return_indices=True)
-    y = index // padded.shape[3] - windows.pad[0]
-    x = index % padded.shape[3] - windows.pad[1]
-    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
-    pooled = pooled.masked_fill(~inside, torch.finfo(torch.float32).min)
-    return pooled, torch.where(inside, y * size[1] + x, -1)
+    return functional.max_pool_indices(images, *windows[:3], windows.output_size(size))
 
 
 def average_pool(images: torch.Tensor, windows: Windows) -> torch.Tensor:
@@ -159,9 +165,9 @@ def _pair(param: Any, name: str) -> tuple[int, int]:
 class Pooling(Layer):
     """Pooling over the last two of four axes.
 
-    Output sizes round up unless `round_mode: FLOOR`, or `ceil_mode: false` as some forks write it. MAX can have a second
-    top, the positions y * W + x of the maxima within their plane. STOCHASTIC, which in Caffe runs on the GPU only, runs
-    everywhere.
+    Output sizes round up unless `round_mode: FLOOR`, or `ceil_mode: false` as some forks write it. MAX can have a
+    second top, the positions y * W + x of the maxima within their plane. STOCHASTIC, which in Caffe runs on the GPU
+    only, runs everywhere.
     """
 
     tops = (1, 2)
@@ -202,5 +208,7 @@ class Pooling(Layer):
             return average_pool(bottom, windows)
         if self.method == _STOCHASTIC:
             return stochastic_pool(bottom, windows, draw=self.phase == "TRAIN")
-        pooled, index = max_pool(bottom, windows)
-        return (pooled, index.to(bottom.dtype)) if self.masked else pooled
+        if not self.masked:
+            return max_pool(bottom, windows)
+        pooled, index = max_pool_indices(bottom, windows)
+        return pooled, index.to(bottom.dtype)

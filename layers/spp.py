@@ -66,7 +66,7 @@ class SPP(Layer):
 
     def _pool(self, bottom: torch.Tensor, windows: Windows) -> torch.Tensor:
         if self.method == "MAX":
-            return max_pool(bottom, windows)[0]
+            return max_pool(bottom, windows)
         if self.method == "AVE":
             return average_pool(bottom, windows)
         return stochastic_pool(bottom, windows, draw=self.phase == "TRAIN")

@@ -5,7 +5,9 @@ import pytest
 import torch
 from layer_cases import cases, check_case, make_layer
 
-from caffe_bridge import CaffeError, randomness
+from caffe_bridge import CaffeError, native, randomness
+from caffe_bridge.layers import functional
+from caffe_bridge.layers.pooling import Windows, max_pool
 
 FLT_MAX = np.finfo(np.float32).max
 
@@ -176,3 +178,52 @@ def test_refuses_wrong_bottoms_and_tops():
     with pytest.raises(CaffeError, match="no output"):
         layer = make_layer('type: "Pooling" pooling_param { kernel_size: 9 }', (1, 1, 4, 4))
         layer.top_shapes([(1, 1, 4, 4)])
+
+
+@pytest.mark.skipif(not native.load().loaded, reason="the extension is not built")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_native_maxima_are_those_of_the_twin(geometry, dtype):
+    size, kernel, stride, pad, out, mode = geometry
+    windows = Windows(kernel, stride, pad, mode == "CEIL")
+    x = torch.randint(-3, 4, (3, 2, *size), generator=torch.Generator().manual_seed(2)).to(dtype)
+    x[0, 0, 0, :2] = torch.nan
+    native_top, native_index = functional.max_pool_indices(x, *windows[:3], out)
+    grad = torch.randn(native_top.shape, dtype=dtype)
+    native_grad = torch.ops.caffe_bridge.max_pool_backward(grad, native_index, *size)
+    with functional.pure_torch():
+        top, index = functional.max_pool_indices(x, *windows[:3], out)
+        plain_grad = torch.ops.caffe_bridge.max_pool_backward(grad, native_index, *size)
+    torch.testing.assert_close(native_top, top, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(functional.max_pool(x, *windows[:3], out), top, rtol=0, atol=0, equal_nan=True)
+    known = ~top.isnan()
+    assert torch.equal(native_index[known], index[known])
+    torch.testing.assert_close(native_grad, plain_grad, rtol=1e-6, atol=1e-6)
+
+
+def test_max_pool_has_two_derivatives():
+    x = torch.randperm(2 * 2 * 7 * 6, generator=torch.Generator().manual_seed(3)).view(2, 2, 7, 6).double()
+    x.requires_grad_()
+    windows = Windows((3, 2), (2, 2), (1, 0))
+
+    def pool(images):
+        return max_pool(images, windows)
+
+    assert torch.autograd.gradcheck(pool, x)
+    assert torch.autograd.gradgradcheck(pool, x)
+
+
+def test_max_pool_is_a_standard_operation_where_nets_are_exported():
+    net = make_layer('type: "Pooling" pooling_param { kernel_size: 3 stride: 2 }', (1, 2, 9, 9))
+    program = torch.export.export(net, (torch.randn(1, 2, 9, 9),))
+    assert not [node for node in program.graph.nodes if "caffe_bridge" in str(node.target)]
+
+
+@pytest.mark.skipif(not native.load().loaded, reason="the extension is not built")
+def test_a_kernel_far_larger_than_the_image_takes_no_memory():
+    x = torch.randn(1, 1, 4, 5)
+    far = 2**29
+    top = functional.max_pool(x, (far, far), (far, far), (3, 3), (1, 2))
+    assert top.tolist() == [[[[x.max().item(), torch.finfo(torch.float32).min]]]]
+    with pytest.raises(RuntimeError, match="out of range"):
+        functional.max_pool(x, (2, 2), (2**31, 1), (0, 0), (1, 4))

@@ -10,6 +10,7 @@ from caffe_bridge.layers.functional._library import pure_torch
 from caffe_bridge.layers.functional.mask_pooling import mask_pooling
 from caffe_bridge.layers.functional.mask_resize import mask_resize
 from caffe_bridge.layers.functional.mask_voting import mask_voting
+from caffe_bridge.layers.functional.max_pool import max_pool, max_pool_indices
 from caffe_bridge.layers.functional.nms import nms
 from caffe_bridge.layers.functional.psroi_pooling import psroi_pooling
 from caffe_bridge.layers.functional.roi_pooling import roi_pooling
@@ -26,6 +27,8 @@ __all__ = [
     "mask_pooling",
     "mask_resize",
     "mask_voting",
+    "max_pool",
+    "max_pool_indices",
     "nms",
     "psroi_pooling",
     "pure_torch",
