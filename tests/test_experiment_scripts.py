@@ -16,20 +16,21 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def run(tmp_path):
     """Runs the script in a copy of the tree, with a command that only says how it was called."""
-    (tmp_path / SCRIPT.parent).mkdir(parents=True)
-    shutil.copy(ROOT / SCRIPT, tmp_path / SCRIPT)
-    shutil.copytree(ROOT / "experiments" / "cfgs", tmp_path / "experiments" / "cfgs")
+    for folder in ("cfgs", "scripts"):
+        shutil.copytree(ROOT / "experiments" / folder, tmp_path / "experiments" / folder)
+    (tmp_path / "prototxt").symlink_to(ROOT / "prototxt")
     command = tmp_path / "command.sh"
     command.write_text(
         '#!/bin/bash\nprintf "CALL"; printf "|%s" "$@"; echo\necho "Wrote snapshot to: some folder/final.h5"\n'
+        'echo "Final model: some folder/four steps"\n'
     )
     command.chmod(0o755)
 
-    def script(*arguments, **environment):
+    def call(*arguments, script=SCRIPT, **environment):
         environment = {**os.environ, "CAFFE_BRIDGE": str(command), **environment}
-        return subprocess.run([tmp_path / SCRIPT, *arguments], env=environment, capture_output=True, text=True)
+        return subprocess.run([tmp_path / script, *arguments], env=environment, capture_output=True, text=True)
 
-    return script
+    return call
 
 
 def calls(result):
@@ -72,4 +73,101 @@ def test_residual_nets(run, depth):
 @pytest.mark.parametrize("arguments", [[], ["0"], ["0", "VGG99"]])
 def test_mistakes(run, arguments):
     result = run(*arguments)
+    assert result.returncode == 2 and result.stderr
+
+
+# -- Faster R-CNN and Fast R-CNN
+
+FASTER = "experiments/scripts/faster_rcnn_end2end.sh"
+FOUR_STEPS = "experiments/scripts/faster_rcnn_alt_opt.sh"
+FAST = "experiments/scripts/fast_rcnn.sh"
+
+
+def value(call, flag):
+    return call[call.index(flag) + 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "cfg", "iters", "sets"),
+    [
+        (["VGG16"], "faster_rcnn", "VGG16/faster_rcnn_end2end", "70000", ("voc_2007_trainval", "voc_2007_test")),
+        (["ZF"], "faster_rcnn_zf", "faster_rcnn_end2end", "70000", ("voc_2007_trainval", "voc_2007_test")),
+        (
+            ["VGG16", "pascal_voc"],
+            "faster_rcnn_vgg16",
+            "faster_rcnn_end2end",
+            "70000",
+            ("voc_2007_trainval", "voc_2007_test"),
+        ),
+        (
+            ["VGG_CNN_M_1024", "coco"],
+            "faster_rcnn_vgg_cnn_m_1024_coco",
+            "faster_rcnn_end2end",
+            "490000",
+            ("coco_2014_train", "coco_2014_minival"),
+        ),
+    ],
+)
+def test_faster_rcnn_end_to_end(run, arguments, folder, cfg, iters, sets):
+    """MNC's script takes two arguments, py-faster-rcnn's three."""
+    extra = ["--set", "EXP_DIR", "larger"]
+    train, test = calls(run("1", *arguments, *extra, script=FASTER))
+    assert train == (
+        ["train-net", "--gpu", "1", "--solver", f"prototxt/{folder}/solver.prototxt"]
+        + ["--weights", f"data/imagenet_models/{arguments[0]}.v2.caffemodel", "--imdb", sets[0]]
+        + ["--iters", iters, "--cfg", f"experiments/cfgs/{cfg}.yml", *extra]
+    )
+    assert test == (
+        ["test-net", "--gpu", "1", "--def", f"prototxt/{folder}/test.prototxt", "--net", "some folder/final.h5"]
+        + ["--imdb", sets[1], "--cfg", f"experiments/cfgs/{cfg}.yml", "--task", "det", *extra]
+    )
+
+
+def test_faster_rcnn_in_four_steps(run):
+    train, test = calls(run("cpu", "ZF", "pascal_voc", script=FOUR_STEPS))
+    assert train[:4] == ["train-faster-rcnn-alt-opt", "--cpu", "--net_name", "ZF"]
+    assert value(train, "--models") == "prototxt/faster_rcnn_alt_opt_zf"
+    assert value(train, "--iters") == "80000,40000,80000,40000" and value(train, "--imdb") == "voc_2007_trainval"
+    assert value(test, "--def") == "prototxt/faster_rcnn_alt_opt_zf/faster_rcnn_test.prototxt"
+    assert value(test, "--net") == "some folder/four steps" and value(test, "--imdb") == "voc_2007_test"
+
+
+def test_fast_rcnn(run):
+    train, test = calls(run("0", "VGG16", "pascal_voc", script=FAST))
+    assert train == (
+        ["train-net", "--gpu", "0", "--solver", "prototxt/fast_rcnn_vgg16/solver.prototxt", "--weights"]
+        + ["data/imagenet_models/VGG16.v2.caffemodel", "--imdb", "voc_2007_trainval", "--iters", "40000"]
+    )
+    train, test = calls(
+        run("0", "VGG16", "coco", script=FAST, PROPOSALS_TRAIN="some boxes.mat", PROPOSALS_TEST="others.mat")
+    )
+    assert value(train, "--proposals") == "some boxes.mat" and value(train, "--iters") == "280000"
+    assert value(test, "--proposals") == "others.mat" and value(test, "--task") == "det"
+
+
+def test_nets_of_the_original_distribution(run, tmp_path):
+    for kind, script in (("faster_rcnn_end2end", FASTER), ("fast_rcnn", FAST), ("faster_rcnn_alt_opt", FOUR_STEPS)):
+        folder = tmp_path / "its models" / "pascal_voc" / "ZF" / kind
+        folder.mkdir(parents=True)
+        for name in ("solver.prototxt", "faster_rcnn_test.pt"):
+            (folder / name).touch()
+        train, test = calls(run("0", "ZF", "pascal_voc", script=script, MODELS=str(tmp_path / "its models")))
+        assert any(part.startswith(str(folder)) for part in train) and value(test, "--def").startswith(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (FASTER, ["0"]),
+        (FASTER, ["0", "VGG99"]),
+        (FASTER, ["0", "ZF", "coco"]),
+        (FASTER, ["0", "ZF", "imagenet"]),
+        (FOUR_STEPS, ["0", "ZF"]),
+        (FOUR_STEPS, ["0", "ZF", "coco"]),
+        (FAST, ["0", "ZF"]),
+        (FAST, ["0", "ZF", "elsewhere"]),
+    ],
+)
+def test_mistakes_of_detectors(run, script, arguments):
+    result = run(*arguments, script=script)
     assert result.returncode == 2 and result.stderr
