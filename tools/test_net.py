@@ -22,7 +22,7 @@ from caffe_bridge import definition, mixed_precision, proposals, result_files
 from caffe_bridge.class_count import class_count, with_classes
 from caffe_bridge.cli import run
 from caffe_bridge.config import cfg
-from caffe_bridge.datasets import Dataset, get_imdb
+from caffe_bridge.datasets import Dataset, get_imdb, problems
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.found import Found, FoundStore
@@ -67,6 +67,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more = parser.add_argument_group("not in the original")
     more.add_argument("--cpu", action="store_true", help="test on the CPU (the default where there is no GPU)")
     more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
+    more.add_argument("--on", **problems.FLAG)
     more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
     more.add_argument("--metric", choices=["07", "area"], help="average precision of boxes; by the data set's year")
     more.add_argument("--coco", action="store_true", help="COCO's figures too, and the ground truth in its format")
@@ -188,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         raise CaffeError(f"--net {weights}: there is no such file; --wait waits for it")
     with workers(args.gpu, args.cpu) as me:
         announce(args, me)
-        imdb = get_imdb(args.imdb, args.data)
+        imdb = get_imdb(args.imdb, args.data, problems.parse(args.on))
         name = weights.name.removesuffix(".h5").removesuffix(".caffemodel")
         folder = output_folder(imdb.name) / name
         folder.mkdir(parents=True, exist_ok=True)

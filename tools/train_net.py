@@ -25,7 +25,7 @@ from caffe_bridge import config, log, mixed_precision, randomness, signals
 from caffe_bridge.cli import run
 from caffe_bridge.compiled_net import CompiledNet
 from caffe_bridge.config import cfg
-from caffe_bridge.datasets import Dataset, get_imdb
+from caffe_bridge.datasets import Dataset, get_imdb, problems
 from caffe_bridge.definition import read_solver, solver_nets
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
@@ -55,6 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more = parser.add_argument_group("not in the original")
     more.add_argument("--cpu", action="store_true", help="train on the CPU (the default where there is no GPU)")
     more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
+    more.add_argument("--on", **problems.FLAG)
     more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
     more.add_argument("--ignore-shapes", action="store_true", help="skip weights of layers that have other shapes")
     more.add_argument(
@@ -158,7 +159,7 @@ def train(trainer: Trainer, stem: Path, tensorboard: bool) -> None:
 
 def run_training(args: argparse.Namespace, me: Workers, record: str = "training") -> Trainer:
     """Train as the arguments say; `record` names the files that show how it goes. Returns the trainer as it ended."""
-    imdb = get_imdb(args.imdb, args.data)
+    imdb = get_imdb(args.imdb, args.data, problems.parse(args.on))
     folder = output_folder(imdb.name)
     if me.first:
         print(f"Output will be saved to `{folder}`\nSolving...")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from caffe_bridge.errors import CaffeError
 
@@ -20,6 +20,14 @@ KINDS = {
 DEFAULTS = dict.fromkeys(KINDS, "refuse") | {"empty_object": "skip", "no_object": "skip"}
 ACTIONS = dict.fromkeys(KINDS, ("skip", "refuse")) | {"box_outside": ("skip", "refuse", "clip")}
 _NAMED = 5  # examples in a summary
+
+FLAG: dict[str, Any] = {
+    "action": "append",
+    "default": [],
+    "metavar": "KIND=ACTION",
+    "help": f"what to do about a problem in the data set: skip or refuse {', '.join(KINDS)}; or box_outside=clip",
+}
+"""How the programs' flag --on is defined; `parse` reads it."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +66,18 @@ def policy(changes: Mapping[str, str] | None, defaults: Mapping[str, str] = DEFA
     return chosen
 
 
+def parse(flags: Sequence[str]) -> dict[str, str]:
+    """The policy that flags like "missing_image=skip" describe. Raises CaffeError for one that describes nothing."""
+    chosen = {}
+    for flag in flags:
+        kind, sign, action = flag.partition("=")
+        if not sign:
+            raise CaffeError(f"--on {flag}: say what to do, as {kind if kind in KINDS else 'missing_image'}=skip")
+        chosen[kind] = action
+    policy(chosen)
+    return chosen
+
+
 def summary(name: str, problems: Iterable[Problem], actions: Mapping[str, str]) -> list[str]:
     """A line for each kind of problem found in data set `name`: how many, what was done, and the first few."""
     lines = []
@@ -81,8 +101,8 @@ def settle(name: str, problems: Iterable[Problem], actions: Mapping[str, str]) -
     refused = [problem for problem in found if actions[problem.kind] == "refuse"]
     if refused:
         kinds = sorted({problem.kind for problem in refused}, key=list(KINDS).index)
-        advice = ", ".join(f"{kind}='skip'" for kind in kinds)
+        advice = " ".join(f"--on {kind}=skip" for kind in kinds)
         lines = summary(name, refused, actions)
-        raise CaffeError(f"{'; '.join(lines)} (to leave them out, set the policy {advice})")
+        raise CaffeError(f"{'; '.join(lines)} (to leave them out: {advice}, or a policy that says so)")
     for line in summary(name, found, actions):
         logger.warning(line)
