@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffe_bridge import mask_proposals, roidb
+from caffe_bridge import proposal_survey, roidb
 from caffe_bridge import proposals as box_proposals
 from caffe_bridge.class_count import class_count
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import CaffeError
+from caffe_bridge.mask_proposals import MaskProposals
 from caffe_bridge.net import Net
 
 if TYPE_CHECKING:
@@ -93,11 +94,11 @@ def _feed_boxes(layers: Sequence[Any], imdb: Dataset, proposals: str | None) -> 
 
 def _feed_mask_proposals(layers: Sequence[Any], imdb: Dataset, proposals: str | None) -> Fed:
     """Images with mask proposals, and always their mirror images, as the original has it."""
-    files = mask_proposals.MaskProposals(imdb, proposals or mask_proposals.usual_folder(imdb))
-    paths = [files.roidb_path_at(entry) for entry in range(2 * files.num_images)]
-    statistics = mask_proposals.statistics(paths, imdb.num_classes)
+    files = MaskProposals(imdb, proposals, imdb.training_images())
+    found = proposal_survey.survey(files, imdb.num_classes)
+    files, statistics = files.without(found.unusable), found.statistics()
     if not _normalised():
         statistics = np.zeros_like(statistics[0]), np.ones_like(statistics[1])
     for layer in layers:
         layer.set_image_info(files, *statistics)
-    return Fed(len(paths), statistics if _normalised() else None)
+    return Fed(2 * files.num_images, statistics if _normalised() else None)

@@ -12,21 +12,24 @@ Source: MNC, tools/prepare_mcg_maskdb.py and lib/db/roidb.py.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.io
 
-from caffe_bridge import bbox_targets
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import CaffeError
 
 if TYPE_CHECKING:
     from caffe_bridge.datasets.dataset import Dataset
 
+logger = logging.getLogger(__name__)
+
+_EDGE = 1.0  # pixels by which a box may leave its image
 _COLUMNS = ("gt_assignment", "output_label", "det_overlap", "seg_overlap")
 
 
@@ -70,11 +73,12 @@ def read(path: str) -> Proposals:
     return Proposals(*_boxes_and_masks(path, _load(path, ("boxes", "masks"))))
 
 
-def read_training(path: str, classes: int) -> TrainingProposals:
+def read_training(path: str, classes: int, mask_size: int | None = None) -> TrainingProposals:
     """The proposals in a file, as training needs them.
 
     Raises:
-        CaffeError: the file cannot be read, lacks something, or contradicts itself or the number of classes.
+        CaffeError: the file cannot be read, lacks something, or contradicts itself or the number of classes; or its
+            masks are not [mask_size, mask_size].
     """
     values = _load(path, ("boxes", "masks", "mask_targets", "gt_classes", "Flip", *_COLUMNS))
     boxes, masks = _boxes_and_masks(path, values)
@@ -84,6 +88,8 @@ def read_training(path: str, classes: int) -> TrainingProposals:
             raise CaffeError(f"{path}: has {count} boxes and {values[name].size} of {name}")
     if values["mask_targets"].shape != masks.shape:
         raise CaffeError(f"{path}: has masks {masks.shape} and mask_targets {values['mask_targets'].shape}")
+    if mask_size is not None and masks.shape[1:] != (mask_size, mask_size):
+        raise CaffeError(f"{path}: has masks of {masks.shape[1:]}, MASK_SIZE is {mask_size}")
     if not 0 < truths <= count:
         raise CaffeError(f"{path}: has {truths} instances among {count} proposals; they are the first of them")
     whole = {name: _numbers(path, name, values[name], np.int64) for name in ("gt_classes", *_COLUMNS[:2])}
@@ -129,6 +135,12 @@ def _numbers(path: str, name: str, values: np.ndarray, dtype: Any) -> np.ndarray
     return values.astype(dtype).ravel()
 
 
+def inside(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Whether boxes [n, 4] lie in an image and have a pixel, give or take one pixel: bool [n]."""
+    ordered = (boxes[:, 2:] >= boxes[:, :2]).all(1)
+    return ordered & (boxes[:, :2] >= -_EDGE).all(1) & (boxes[:, 2] < width + _EDGE) & (boxes[:, 3] < height + _EDGE)
+
+
 def usual_folder(dataset: Dataset) -> str:
     """Where a data set's files are unless said otherwise, as in the original: DATA_DIR/cache/NAME_mcg_maskdb.
 
@@ -140,31 +152,66 @@ def usual_folder(dataset: Dataset) -> str:
 class MaskProposals:
     """A data set's files in a folder, NAME.mat and NAME_flip.mat, as CFM's data layer takes them.
 
+    Args:
+        images: numbers of the images to take, in this order; by default all.
+
     Attributes:
         num_images: how many images there are, mirrored ones not counted.
+        unusable: path of a file that `proposals_at` could not use, to the reason.
+
+    Raises:
+        CaffeError: there is no such folder, or it has no file for any of the images.
     """
 
-    def __init__(self, dataset: Dataset, folder: str):
-        self._paths, self._names, self._folder = dataset.image_paths, dataset.image_names, folder
-        self.num_images = len(self._paths)
+    def __init__(self, dataset: Dataset, folder: str | None = None, images: Iterable[int] | None = None):
+        self.folder = folder or usual_folder(dataset)
+        if not os.path.isdir(self.folder):
+            raise CaffeError(
+                f"{self.folder}: there is no such folder; caffe-bridge prepare-mcg-maskdb makes it, "
+                "and --proposals says where it is"
+            )
+        self._dataset = dataset
+        self._images = list(range(dataset.num_images) if images is None else images)
+        self.num_images = len(self._images)
+        self.unusable: dict[str, str] = {}
+        if not any(os.path.exists(self.roidb_path_at(i)) for i in range(self.num_images)):
+            raise CaffeError(
+                f"{self.folder}: has no proposals for any of the {self.num_images} images of {dataset.name}, "
+                f"such as {os.path.basename(self.roidb_path_at(0))}"
+            )
 
     def image_path_at(self, image: int) -> str:
         """The image file of image number `image`."""
-        return self._paths[image]
+        return self._dataset.image_paths[self._images[image]]
+
+    def image_size_at(self, image: int) -> tuple[int, int]:
+        """Its height and width."""
+        return self._dataset.image_size(self._images[image])
 
     def roidb_path_at(self, entry: int) -> str:
         """The proposals of an image, or, from `num_images` on, of the mirrored ones."""
         mirrored = "_flip" if entry >= self.num_images else ""
-        return os.path.join(self._folder, f"{self._names[entry % self.num_images]}{mirrored}.mat")
+        name = self._dataset.image_names[self._images[entry % self.num_images]]
+        return os.path.join(self.folder, f"{name}{mirrored}.mat")
 
+    def proposals_at(self, image: int) -> Proposals:
+        """The proposals of an image to test a net on: none where their file cannot be used, none that leave the image.
 
-def statistics(paths: Iterable[str], classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [classes, 4] of the regression targets of all proposals in these files.
+        Both are logged, with the file.
+        """
+        path = self.roidb_path_at(image)
+        try:
+            found = read(path)
+        except CaffeError as error:
+            self.unusable[path] = str(error)
+            logger.warning(f"{error}; its image counts as one where nothing is found, {len(self.unusable)} so far")
+            return Proposals(np.zeros((0, 4)), np.zeros((0, cfg.MASK_SIZE, cfg.MASK_SIZE), np.float32))
+        kept = inside(found.boxes, *self.image_size_at(image))
+        if not kept.all():
+            logger.warning(f"{path}: {int((~kept).sum())} of {len(kept)} proposals leave the image; not looked at")
+        return Proposals(found.boxes[kept], found.masks[kept])
 
-    `bbox_targets.statistics` says which count. Raises CaffeError when a file cannot be used.
-    """
-    targets = []
-    for path in paths:
-        proposals = read_training(path, classes)
-        targets.append(bbox_targets.of_rois(proposals.boxes, proposals.det_overlap, proposals.output_label))
-    return bbox_targets.statistics(targets, classes)
+    def without(self, images: Container[int]) -> MaskProposals:
+        """The same but for some images, by their numbers here."""
+        kept = [number for i, number in enumerate(self._images) if i not in images]
+        return MaskProposals(self._dataset, self.folder, kept)

@@ -66,7 +66,7 @@ def looker(
 
     Raises:
         CaffeError: the net is of another kind, or there are no proposals for a net that looks at them. The function
-            raises it when the proposals of an image cannot be read, or the net has more classes than the data set.
+            raises it when the net has more classes than the data set.
     """
     files, boxes = (proposals, None) if isinstance(proposals, MaskProposals) else (None, proposals)
     if task == "cfm" and files is None:
@@ -78,7 +78,7 @@ def looker(
 
     def look(i: int, image: np.ndarray) -> Found:
         if task == "cfm" and files is not None:
-            found = judge_proposals(net, image, mask_proposals.read(files.roidb_path_at(i)))
+            found = judge_proposals(net, image, files.proposals_at(i))
         elif task == "seg":
             found = segment(net, image)
         elif rules == "py_faster_rcnn":

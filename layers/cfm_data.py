@@ -20,8 +20,6 @@ from caffe_bridge.scaling import as_blob
 
 logger = logging.getLogger(__name__)
 
-_EDGE = 1.0  # pixels by which a box may leave its image
-
 
 class ProposalFiles(Protocol):
     """Where images and their proposals are, such as `mask_proposals.MaskProposals`."""
@@ -97,7 +95,7 @@ class CFMDataLayer(ImageFeed):
         """Take the images with their proposals, and shuffle them.
 
         Args:
-            mean, std: of the regression targets [num_classes, 4] (`mask_proposals.statistics`); a class with a
+            mean, std: of the regression targets [num_classes, 4] (`proposal_survey.survey`); a class with a
                 deviation of 0, which has no example or one, is not divided.
 
         Raises:
@@ -138,12 +136,10 @@ class CFMDataLayer(ImageFeed):
         images, parts = [], []
         for number, (entry, target_size) in enumerate(zip(draw.entries, draw.target_sizes)):
             path = files.roidb_path_at(entry)
-            proposals = mask_proposals.read_training(path, self.classes)
-            if proposals.masks.shape[1:] != (cfg.MASK_SIZE, cfg.MASK_SIZE):
-                raise CaffeError(f"{path}: has masks of {proposals.masks.shape[1:]}, MASK_SIZE is {cfg.MASK_SIZE}")
+            proposals = mask_proposals.read_training(path, self.classes, cfg.MASK_SIZE)
             picture = files.image_path_at(entry % files.num_images)
             image, scale, size = image_feed.read_scaled(picture, proposals.flipped, target_size)
-            inside = _inside(proposals.boxes, *size)
+            inside = mask_proposals.inside(proposals.boxes, *size)
             if not inside.all() and path not in self.outside:
                 self.outside[path] = int((~inside).sum())
                 logger.warning(f"{path}: {self.outside[path]} of {len(inside)} proposals leave the image; not drawn")
@@ -190,9 +186,3 @@ class CFMDataLayer(ImageFeed):
         columns = 4 * labels[rows, None] + np.arange(4)
         plain = targets[rows[:, None], columns]
         targets[rows[:, None], columns] = (plain - self._mean[labels[rows]]) / self._deviation[labels[rows]]
-
-
-def _inside(rows: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Whether boxes [N, 4] lie in an image and have a pixel, give or take `_EDGE`."""
-    ordered = (rows[:, 2:] >= rows[:, :2]).all(1)
-    return ordered & (rows[:, :2] >= -_EDGE).all(1) & (rows[:, 2] < width + _EDGE) & (rows[:, 3] < height + _EDGE)

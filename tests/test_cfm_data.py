@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 import torch
 
-from caffe_bridge import bbox_targets, mask_proposals, randomness, schema
+from caffe_bridge import mask_proposals, randomness, schema
 from caffe_bridge.config import cfg, use
 from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.layers import cfm_data
@@ -226,21 +226,6 @@ def test_a_class_without_deviation_is_not_divided(tmp_path):
     layer, files, data = filled(tmp_path)
     layer.set_image_info(files, data["in_mean"], np.zeros((21, 4)))
     assert bool(layer()[5].isfinite().all())
-
-
-def test_statistics_of_files(tmp_path):
-    _, files, data = filled(tmp_path)
-    paths = [files.roidb_path_at(entry) for entry in range(4)]
-    mean, deviation = mask_proposals.statistics(paths, 21)
-    targets = []
-    for i, flip in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        overlap, label = (data[f"in_{name}{i}_{flip}"].ravel() for name in ("det_overlap", "output_label"))
-        targets.append(bbox_targets.of_rois(data[f"in_boxes{i}_{flip}"].astype(np.float64), overlap, label))
-    rows = np.concatenate(targets)
-    for label in set(rows[:, 0].astype(int)) - {0}:
-        of_class = rows[rows[:, 0] == label, 1:]
-        np.testing.assert_allclose(mean[label], of_class.mean(0), atol=1e-6)
-        np.testing.assert_allclose(deviation[label], of_class.std(0), atol=1e-5)
 
 
 def test_proposals_to_test_on(tmp_path):

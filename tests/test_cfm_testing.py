@@ -155,5 +155,5 @@ def test_by_command(net, tmp_path, capsys):
     assert test_net.main([*command, "--proposals", str(prepared), *more]) == 0
     assert "mAP^r@0.5 = " in capsys.readouterr().out
     assert list((tmp_path / "output" / "cfm").rglob("segm.json"))
-    with pytest.raises(CaffeError, match="prepare-mcg-maskdb --test makes it"):
+    with pytest.raises(CaffeError, match="prepare-mcg-maskdb makes it"):
         test_net.main([*command, "--proposals", str(raw / "absent"), *more])

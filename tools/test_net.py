@@ -22,7 +22,7 @@ from caffe_bridge import definition, mixed_precision, proposals, result_files
 from caffe_bridge.class_count import class_count, with_classes
 from caffe_bridge.cli import run
 from caffe_bridge.config import cfg
-from caffe_bridge.datasets import Dataset, get_imdb, problems
+from caffe_bridge.datasets import Dataset, cache, get_imdb, problems
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.found import Found, FoundStore
@@ -124,8 +124,10 @@ def net_key(net: Net, weights: str, imdb: Dataset) -> dict[str, Any]:
 
 
 def identity(path: str) -> list[Any]:
-    """What tells a file from others of its name; of a folder its place alone."""
+    """What tells a file, or a folder of MATLAB files, from others of its name."""
     place = Path(path).resolve()
+    if place.is_dir():
+        return [str(place), cache.fingerprint([], sorted(map(str, place.glob("*.mat"))))]
     status = place.stat() if place.is_file() else None
     return [str(place), *([] if status is None else [status.st_size, status.st_mtime_ns])]
 
@@ -134,6 +136,8 @@ def find(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Workers) -> 
     """What the net finds in all images; empty in processes other than the first."""
     net = read_net(args, imdb, me)
     task = "seg" if args.task == "vis_seg" else args.task
+    if task == "cfm":
+        args.proposals = args.proposals or usual_folder(imdb)
     look = looker(net, imdb, task, args.defaults, read_proposals(args, net, imdb), args.num_dets)
     store = FoundStore(folder / f"found_{task}", results_key(args, net, imdb, task))
     return limit_scores(look_at_all(look, imdb, store, me, args.again))
@@ -142,10 +146,7 @@ def find(args: argparse.Namespace, imdb: Dataset, folder: Path, me: Workers) -> 
 def read_proposals(args: argparse.Namespace, net: Net, imdb: Dataset) -> MaskProposals | list[np.ndarray] | None:
     """Those the net looks at, if it does."""
     if args.task == "cfm":
-        folder = args.proposals or usual_folder(imdb)
-        if not Path(folder).is_dir():
-            raise CaffeError(f"--proposals {folder}: no such folder; prepare-mcg-maskdb --test makes it")
-        return MaskProposals(imdb, folder)
+        return MaskProposals(imdb, args.proposals)
     return proposals.of_dataset(imdb, args.proposals, cfg.TEST.PROPOSAL_METHOD) if "rois" in net.inputs else None
 
 
