@@ -419,7 +419,7 @@ def instance_without_category(root):
 def test_damage_is_refused_or_skipped(tmp_path, caplog, harm, kind, text, left):
     root = sbd(tmp_path)
     harm(root)
-    with pytest.raises(CaffeError, match=rf"{kind} .*refused.*a.*{text}.*policy {kind}='skip'"):
+    with pytest.raises(CaffeError, match=rf"{kind} .*refused.*a.*{text}.*--on {kind}=skip"):
         get_imdb("voc_2012_seg_train", root)
     dataset = get_imdb("voc_2012_seg_train", root, {kind: "skip"})
     assert dataset.image_names == left

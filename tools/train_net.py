@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def output_folder(imdb_name: str) -> Path:
     """Where a data set's snapshots and results go: ROOT_DIR/output/EXP_DIR/NAME."""
-    return Path(cfg.ROOT_DIR, "output", cfg.EXP_DIR, re.sub(r"[^\w.+-]+", "_", imdb_name))
+    return Path(cfg.ROOT_DIR, "output", cfg.EXP_DIR, re.sub(r"[^\w.+-]+", "_", imdb_name)[-150:])
 
 
 def add_defaults(group: argparse._ArgumentGroup) -> None:
