@@ -76,6 +76,36 @@ def test_mistakes(run, arguments):
     assert result.returncode == 2 and result.stderr
 
 
+# -- CFM
+
+CFM = "experiments/scripts/cfm.sh"
+
+
+def test_cfm(run, tmp_path):
+    extra = ["--set", "EXP_DIR", "larger", "TRAIN.SCALES", "[400, 500]"]
+    train, test = calls(run("1", "VGG16", *extra, script=CFM))
+    assert train == (
+        ["train-net", "--gpu", "1", "--solver", "prototxt/cfm/solver.prototxt"]
+        + ["--weights", "data/imagenet_models/VGG16.mask.caffemodel", "--imdb", "voc_2012_seg_train"]
+        + ["--iters", "30000", "--cfg", "experiments/cfgs/VGG16/cfm.yml", *extra]
+    )
+    assert test == (
+        ["test-net", "--gpu", "1", "--def", "prototxt/cfm/test.prototxt", "--net", "some folder/final.h5"]
+        + ["--imdb", "voc_2012_seg_val", "--cfg", "experiments/cfgs/VGG16/cfm.yml", "--task", "cfm", *extra]
+    )
+    (log,) = (tmp_path / "experiments" / "logs").iterdir()
+    assert log.name.startswith("cfm_VGG16_")
+    train, test = calls(run("cpu", "VGG16", script=CFM, ITERS="3", DATASET_TRAIN="shapes_train", NET_INIT="mine.h5"))
+    assert train[1] == "--cpu" == test[1] and value(train, "--imdb") == "shapes_train"
+    assert value(train, "--iters") == "3" and value(train, "--weights") == "mine.h5"
+
+
+@pytest.mark.parametrize("arguments", [[], ["0"], ["0", "VGG99"]])
+def test_mistakes_of_cfm(run, arguments):
+    result = run(*arguments, script=CFM)
+    assert result.returncode == 2 and result.stderr
+
+
 # -- Faster R-CNN and Fast R-CNN
 
 FASTER = "experiments/scripts/faster_rcnn_end2end.sh"
