@@ -34,27 +34,19 @@ _TRUTH_SIZE = 112  # pixels of the masks that ground truth is drawn from
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-def image_ids(imdb: Dataset) -> list[int]:
-    """A number for each image: its name where all names are different numbers, as in COCO, else from 1."""
-    names = imdb.image_names
-    if all(name.isascii() and name.isdigit() for name in names) and len({int(name) for name in names}) == len(names):
-        return [int(name) for name in names]
-    return list(range(1, len(names) + 1))
-
-
 def coco_results(imdb: Dataset, found: Sequence[Found]) -> list[dict[str, Any]]:
     """What was found as COCO's result entries.
 
-    `category_id` is the class number, `bbox` (x, y, width, height) in image pixels; `segmentation`, compressed run
-    lengths, is there where masks were found.
+    `image_id` and `category_id` are those of the data set, `bbox` is (x, y, width, height) in image pixels;
+    `segmentation`, compressed run lengths, is there where masks were found.
     """
     entries = []
-    for i, (number, image) in enumerate(zip(image_ids(imdb), found)):
+    for i, (number, image) in enumerate(zip(imdb.image_ids, found)):
         size = imdb.image_size(i)
         for k, (x1, y1, x2, y2, score) in enumerate(image.boxes.tolist()):
             entry: dict[str, Any] = {
                 "image_id": number,
-                "category_id": int(image.classes[k]),
+                "category_id": imdb.category_ids[image.classes[k] - 1],
                 "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
                 "score": score,
             }
@@ -68,7 +60,7 @@ def coco_truth(imdb: Dataset) -> dict[str, Any]:
     """A data set's objects in COCO's format, with the numbers `coco_results` uses; difficult ones are crowds."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i, number in enumerate(image_ids(imdb)):
+    for i, number in enumerate(imdb.image_ids):
         height, width = imdb.image_size(i)
         file_name = os.path.basename(imdb.image_paths[i])
         images.append({"id": number, "file_name": file_name, "height": height, "width": width})
@@ -78,7 +70,7 @@ def coco_truth(imdb: Dataset) -> dict[str, Any]:
             entry: dict[str, Any] = {
                 "id": len(annotations) + 1,
                 "image_id": number,
-                "category_id": int(truth.classes[k]),
+                "category_id": imdb.category_ids[truth.classes[k] - 1],
             }
             entry |= {"bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1], "area": area, "iscrowd": int(truth.difficult[k])}
             if truth.masks is not None:
@@ -86,12 +78,14 @@ def coco_truth(imdb: Dataset) -> dict[str, Any]:
                 mask[y1 : y2 + 1, x1 : x2 + 1] = truth.masks[k]
                 entry |= {"segmentation": rle.encode(mask), "area": int(mask.sum())}
             annotations.append(entry)
-    categories = [{"id": c, "name": name} for c, name in enumerate(imdb.classes) if c]
+    categories = [{"id": key, "name": name} for key, name in zip(imdb.category_ids, imdb.classes[1:])]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def coco_figures(imdb: Dataset, results: list[dict[str, Any]], kind: str) -> dict[str, float]:
     """COCO's twelve figures for results of `coco_results`, by pycocotools; `kind` is "segm" or "bbox".
+
+    They are compared with the data set's own file where that says all that COCO's do, otherwise with `coco_truth`.
 
     Raises:
         CaffeError: pycocotools is not installed.
@@ -105,13 +99,22 @@ def coco_figures(imdb: Dataset, results: list[dict[str, Any]], kind: str) -> dic
         return dict.fromkeys(COCO_NAMES, 0.0)
     with contextlib.redirect_stdout(sys.stderr):
         truth = COCO()
-        truth.dataset = coco_truth(imdb)
+        truth.dataset = _own_truth(imdb) or coco_truth(imdb)
         truth.createIndex()
         judged = COCOeval(truth, truth.loadRes(results), kind)
+        judged.params.imgIds = sorted(imdb.image_ids)
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
     return dict(zip(COCO_NAMES, judged.stats.tolist()))
+
+
+def _own_truth(imdb: Dataset) -> dict[str, Any] | None:
+    if imdb.coco_file is None:
+        return None
+    content: dict[str, Any] = json.loads(Path(imdb.coco_file).read_text(encoding="utf-8"))
+    wanted = {"id", "bbox", "area", "iscrowd", "segmentation"}
+    return content if all(wanted <= thing.keys() for thing in content.get("annotations", ())) else None
 
 
 def write_voc(folder: Path, imdb: Dataset, found: Sequence[Found]) -> None:
@@ -125,7 +128,9 @@ def write_voc(folder: Path, imdb: Dataset, found: Sequence[Found]) -> None:
             for row in image.boxes[image.classes == c].tolist():
                 corners = " ".join(f"{value + 1:.1f}" for value in row[:4])
                 lines.append(f"{image_name} {row[4]:.3f} {corners}\n")
-        (folder / f"comp4_det_{_safe(part)}_{_safe(name)}.txt").write_text("".join(lines), encoding="utf-8")
+        (folder / f"comp4_det_{_safe(part)[-100:]}_{_safe(name)[-100:]}.txt").write_text(
+            "".join(lines), encoding="utf-8"
+        )
 
 
 def write_report(folder: Path, report: Report) -> None:

@@ -290,7 +290,7 @@ def test_truth_in_coco_format_is_the_data_set(imdb, tmp_path):
         np.testing.assert_array_equal(mine.boxes, theirs.boxes)
         np.testing.assert_array_equal(mine.classes, theirs.classes)
         assert all(np.array_equal(a, b) for a, b in zip(mine.masks, theirs.masks))
-    assert result_files.image_ids(again) == [1, 2, 3, 4]
+    assert again.image_ids == [1, 2, 3, 4]
 
 
 def test_voc_files_count_from_one(imdb, tmp_path):

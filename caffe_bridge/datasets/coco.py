@@ -34,15 +34,16 @@ class COCO(Source):
     def __init__(self, path: str, images: str, has_masks: bool = True):
         self.path, self.images, self.has_masks = path, images, has_masks
         self.shared_files = (path,)
+        self.coco_file = path
         content = _read_json(path)
         categories = _table(content, "categories", path)
         self.classes = with_background([str(_field(category, "name", path)) for category in categories])
-        ids = [str(_field(category, "id", path)) for category in categories]
-        self._numbers = {key: number for number, key in enumerate(ids, 1)}
+        self.category_ids = tuple(_field(category, "id", path) for category in categories)
+        self._numbers = {str(key): number for number, key in enumerate(self.category_ids, 1)}
         rows = _table(content, "images", path)
         self._images = {str(_field(row, "id", path)): row for row in rows}
         self._objects: dict[str, list[dict[str, Any]]] = {key: [] for key in self._images}
-        if len(self._images) < len(rows) or len(self._numbers) < len(ids):
+        if len(self._images) < len(rows) or len(self._numbers) < len(categories):
             raise CaffeError(f"{path}: two images or two categories have the same id")
         for thing in _table(content, "annotations", path) if "annotations" in content else ():
             image = str(_field(thing, "image_id", path))
@@ -52,7 +53,7 @@ class COCO(Source):
 
     def items(self) -> list[Item]:
         return [
-            Item(key, os.path.join(self.images, str(_field(row, "file_name", self.path))))
+            Item(key, os.path.join(self.images, str(_field(row, "file_name", self.path))), id=row["id"])
             for key, row in self._images.items()
         ]
 

@@ -30,6 +30,10 @@ class Dataset:
         classes: class names, "__background__" first.
         has_masks: whether objects have masks, or boxes only.
         image_names, image_paths: what the lists call each image, and its file.
+        image_ids, category_ids: numbers of the images and of classes 1, 2, ... in files that others read: COCO's own
+            for data in its format. Otherwise an image's name where all names are different numbers, or its place from
+            1; and the class numbers.
+        coco_file: the file in COCO's format that all of it comes from, if that is so.
         problems: what was found wrong (see `problems.KINDS`), images without objects included once `roidb` was called.
     """
 
@@ -42,10 +46,15 @@ class Dataset:
         has_masks: bool,
         found: Sequence[Problem] = (),
         actions: Mapping[str, str] = problems.DEFAULTS,
+        category_ids: Sequence[int | str] | None = None,
+        coco_file: str | None = None,
     ):
         self.name, self.classes, self.has_masks = name, classes, has_masks
         self.image_names = [item.name for item in items]
         self.image_paths = [item.image for item in items]
+        self.image_ids = _image_ids(items)
+        self.category_ids = list(category_ids if category_ids is not None else range(1, len(classes)))
+        self.coco_file = coco_file
         self.problems = list(found)
         self.actions = dict(actions)
         self._tables = list(tables)
@@ -168,7 +177,27 @@ def load(
     problems.settle(name, found, actions)
     if not kept:
         raise CaffeError(f"{name}: none of its {len(items)} images can be used")
-    return Dataset(name, source.classes, [items[i] for i in kept], [table], source.has_masks, found, actions)
+    return Dataset(
+        name,
+        source.classes,
+        [items[i] for i in kept],
+        [table],
+        source.has_masks,
+        found,
+        actions,
+        source.category_ids,
+        source.coco_file,
+    )
+
+
+def _image_ids(items: Sequence[Item]) -> list[int | str]:
+    own = [item.id for item in items]
+    if None not in own and len(set(own)) == len(own):
+        return [each for each in own if each is not None]
+    names = [item.name for item in items]
+    if all(name.isascii() and name.isdigit() for name in names) and len({int(name) for name in names}) == len(names):
+        return [int(name) for name in names]
+    return list(range(1, len(names) + 1))
 
 
 def _read(source: Source, items: Sequence[Item], actions: Mapping[str, str]) -> tuple[list[int], Table, list[Problem]]:
@@ -208,9 +237,14 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     return Dataset(
         "+".join(dataset.name for dataset in datasets),
         first.classes,
-        [Item(name, path) for each in datasets for name, path in zip(each.image_names, each.image_paths)],
+        [
+            Item(name, path, id=own)
+            for each in datasets
+            for name, path, own in zip(each.image_names, each.image_paths, each.image_ids)
+        ],
         [table for each in datasets for table in each._tables],
         first.has_masks,
         [problem for each in datasets for problem in each.problems],
         first.actions,
+        first.category_ids if all(each.category_ids == first.category_ids for each in datasets) else None,
     )

@@ -18,11 +18,12 @@ MAX_SIDE = 2**20
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a data set: what it is called, its file, and the files its annotation is in."""
+    """One image of a data set: what it is called, its file, the files its annotation is in, and its own number."""
 
     name: str
     image: str
     files: tuple[str, ...] = ()
+    id: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ class Source:
         has_masks: whether objects have masks.
         shared_files: annotation files that concern every image.
         defaults: what to do about problems unless the user says otherwise.
+        category_ids: the format's own numbers of classes 1, 2, ..., where it has some.
+        coco_file: the file in COCO's format that all of it comes from.
     """
 
     classes: tuple[str, ...]
     has_masks = True
     shared_files: tuple[str, ...] = ()
     defaults: Mapping[str, str] = problems.DEFAULTS
+    category_ids: tuple[int | str, ...] | None = None
+    coco_file: str | None = None
 
     def items(self) -> Sequence[Item]:
         """The images, in order. Raises CaffeError when there is no list of them."""
