@@ -1,0 +1,60 @@
+"""Which layers the programs that read Caffe files have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caffe_bridge.errors import CaffeError
+
+_CAFFE_1 = frozenset(
+    "AbsVal ArgMax BNLL BatchNorm BatchReindex Bias Concat Convolution Crop Deconvolution Dropout ELU Eltwise Embed "
+    "Exp Filter Flatten Im2col InnerProduct Input LRN LSTM Log MVN PReLU Parameter Pooling Power RNN ReLU Reduction "
+    "Reshape SPP Scale Sigmoid Silence Slice Softmax Split TanH Threshold Tile".split()
+)
+_OPENCV = frozenset(
+    "AbsVal BNLL BatchNorm Concat Convolution Crop Deconvolution DetectionOutput Dropout ELU Eltwise Exp Flatten "
+    "HardSwish InnerProduct Input Interp LRN Log Mish Normalize PReLU PSROIPooling Permute Pooling Power PriorBox "
+    "Proposal ROIPooling ReLU ReLU6 Reorg Reshape Scale ShuffleChannel Sigmoid Silence Slice Softmax Split Swish "
+    "TanH".split()
+)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A program that reads Caffe files.
+
+    Attributes:
+        name: what it is called here.
+        layers: the types it has; None for all that caffe-bridge runs.
+        floor: whether its Pooling knows round_mode.
+        lrn_k: whether its LRN reads k.
+    """
+
+    name: str
+    layers: frozenset[str] | None
+    floor: bool = False
+    lrn_k: bool = True
+
+    def has(self, *types: str) -> bool:
+        """Whether it has layers of all these types."""
+        return self.layers is None or self.layers.issuperset(types)
+
+
+DIALECTS = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect("bvlc", _CAFFE_1 | {"Clip", "Swish"}, floor=True),
+        Dialect("caffe-1.0", _CAFFE_1),
+        Dialect("ssd", _CAFFE_1 | {"DetectionOutput", "Normalize", "Permute", "PriorBox"}),
+        Dialect("opencv", _OPENCV, lrn_k=False),
+        Dialect("caffe-bridge", None, floor=True),
+    )
+}
+"""bvlc is Caffe's master branch, caffe-1.0 its last release, ssd the fork for detection, opencv OpenCV 4's importer."""
+
+
+def find_dialect(name: str) -> Dialect:
+    """A dialect by name. Raises CaffeError for others."""
+    if name not in DIALECTS:
+        raise CaffeError(f"no dialect is named '{name}'; known are {', '.join(DIALECTS)}")
+    return DIALECTS[name]

@@ -1,0 +1,1 @@
+"""Functions that write operators as layers, one file for each family."""

@@ -1,0 +1,220 @@
+"""Pooling, with the windows that the source has: Caffe rounds their number up and pads both ends alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from caffe_bridge.convert.caffe_import.families.rearrangement import reshaped, sliced
+from caffe_bridge.convert.caffe_import.graph import Node
+from caffe_bridge.convert.caffe_import.problems import Unsupported
+from caffe_bridge.convert.caffe_import.registry import emits
+from caffe_bridge.convert.caffe_import.writer import NetWriter
+from caffe_bridge.layers.base import Shape
+
+
+class _Axis(NamedTuple):
+    """Windows along one axis: the source's, and what Caffe's Pooling makes of it.
+
+    Attributes:
+        size, kernel, stride, begin, wanted: cells of the image, and the source's windows.
+        pad: Caffe's padding.
+        front: how many of Caffe's windows come before the first wanted one.
+        count: how many windows Caffe has.
+    """
+
+    size: int
+    kernel: int
+    stride: int
+    begin: int
+    wanted: int
+    pad: int
+    front: int
+    count: int
+
+
+def _caffe_count(size: int, kernel: int, stride: int, pad: int, floor: bool, clips: bool) -> int:
+    room = size + 2 * pad - kernel
+    count = (room // stride if floor else -(-room // stride)) + 1
+    return count - 1 if clips and (count - 1) * stride >= size + pad else count
+
+
+def _placed(size: int, kernel: int, stride: int, begin: int, wanted: int, floor: bool, clips: bool) -> _Axis | None:
+    """The least padding with which Caffe's windows contain the wanted ones."""
+    for front in range(kernel):
+        pad = begin + front * stride
+        if pad >= kernel:
+            return None
+        count = _caffe_count(size, kernel, stride, pad, floor, clips or pad > 0)
+        if count >= wanted + front:
+            return _Axis(size, kernel, stride, begin, wanted, pad, front, count)
+    return None
+
+
+def _geometry(writer: NetWriter, node: Node, shape: Shape, wanted: Shape) -> tuple[list[_Axis], bool]:
+    """The axes, and whether to round down."""
+    rows = list(zip(shape[2:], *_rows(node, len(shape)), wanted[2:]))
+    clips = any(row[3] for row in rows)
+    for floor in (False, True) if writer.dialect.floor else (False,):
+        found = [_placed(*row, floor, clips) for row in rows]
+        axes = [axis for axis in found if axis is not None]
+        exact = len(axes) == len(found) and all(axis.count == axis.wanted for axis in axes)
+        if exact:
+            return axes, floor
+    found = [_placed(*row, False, clips) for row in rows]
+    axes = [axis for axis in found if axis is not None]
+    if len(axes) < len(found):
+        raise Unsupported(
+            f"pads by {node['begin']} and {node['end']} at kernel {node['kernel']}, more than Caffe's Pooling can",
+            "pad in a step of its own",
+        )
+    return axes, False
+
+
+def _rows(node: Node, ndim: int) -> tuple[tuple[int, ...], ...]:
+    """kernel, stride and begin for two spatial axes."""
+    rows = tuple(tuple(node[key]) for key in ("kernel", "stride", "begin"))
+    return tuple((1, *row) if i < 2 else (0, *row) for i, row in enumerate(rows)) if len(rows[0]) == 1 else rows
+
+
+def _pooled(writer: NetWriter, node: Node, bottom: str, method: str) -> tuple[str, list[_Axis]]:
+    """Pooling with the source's windows of an image of one or two axes, which becomes one of two."""
+    shape, wanted = node.inputs[0].shape, node.output.shape
+    if len(shape) == 3:
+        shape, wanted = (*shape[:2], 1, shape[2]), (*wanted[:2], 1, wanted[2])
+        bottom = reshaped(writer, bottom, shape, "image")
+    elif len(shape) != 4:
+        raise Unsupported(f"pools {len(shape) - 2} axes", "Caffe's Pooling has two")
+    axes, floor = _geometry(writer, node, shape, wanted)
+    crops = any(axis.count != axis.wanted for axis in axes)
+    param: dict[str, Any] = {"pool": method, **_sizes(axes)}
+    if floor:
+        param["round_mode"] = "FLOOR"
+    made = (*shape[:2], *(axis.count for axis in axes))
+    top = writer.add("Pooling", [bottom], made, "all" if crops else "", pooling_param=param)
+    for axis, place in enumerate(axes, 2):
+        if place.count != place.wanted:
+            top = sliced(writer, top, axis, place.front, place.front + place.wanted, "rows" if axis == 2 else "columns")
+    return top, axes
+
+
+def _sizes(axes: list[_Axis]) -> dict[str, int]:
+    """PoolingParameter's kernel, stride and pad, once if equal."""
+    param = {}
+    for name, key, default in (("kernel", "kernel_size", None), ("stride", "stride", 1), ("pad", "pad", 0)):
+        first, second = (getattr(axis, name) for axis in axes)
+        if first != second:
+            param[f"{name}_h"], param[f"{name}_w"] = first, second
+        elif first != default:
+            param[key] = first
+    return param
+
+
+@emits("max_pool")
+def max_pool(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
+    """Pooling; windows that Caffe has besides are cut off, by round_mode or by Slice."""
+    if any(step != 1 for step in node["dilation"]):
+        raise Unsupported("pools with dilation", "Caffe's Pooling has none")
+    top, _ = _pooled(writer, node, bottoms[0], "MAX")
+    return reshaped(writer, top, node.output.shape, "plain")
+
+
+@emits("avg_pool")
+def avg_pool(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
+    """Pooling (AVE), and a factor for each place where Caffe divides by another number of cells."""
+    top, axes = _pooled(writer, node, bottoms[0], "AVE")
+    ends = (0, *node["end"]) if len(node["end"]) == 1 else node["end"]
+    ratio = np.ones(())
+    for axis, end in zip(axes, ends):
+        start = np.arange(axis.wanted) * axis.stride - axis.begin
+        stop = start + axis.kernel
+        # Counted from the front, Caffe's windows of this axis begin where the source's do.
+        divisor = np.minimum(stop, axis.size + axis.pad) - start
+        if node["divisor"] is not None:
+            wanted = np.ones(axis.wanted)
+        elif node["padded"]:
+            wanted = np.minimum(stop, axis.size + end) - start
+        else:
+            wanted = np.minimum(stop, axis.size) - np.maximum(start, 0)
+        if (wanted < 1).any():
+            raise Unsupported("has windows without a cell of the image")
+        ratio = np.multiply.outer(ratio, divisor / wanted)
+    if node["divisor"] is not None:
+        ratio = ratio / node["divisor"]
+    if (ratio == 1).all():
+        pass
+    elif (ratio == ratio.flat[0]).all():
+        top = writer.add("Power", [top], writer.shape(top), "divisor", power_param={"scale": float(ratio.flat[0])})
+    else:
+        param = {"axis": 2, "num_axes": 2}
+        top = writer.add("Scale", [top], writer.shape(top), "divisor", [ratio.astype(np.float32)], scale_param=param)
+    return reshaped(writer, top, node.output.shape, "plain")
+
+
+# -- reductions ------------------------------------------------------------------------------------------
+
+
+@emits("reduce")
+def reduce(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
+    """Global Pooling, Reduction, a Convolution of ones over channels, or Pooling of a reshaped blob."""
+    kind, top = node["kind"], bottoms[0]
+    shape = writer.shape(top)
+    if kind == "min":
+        top = writer.add("Power", [top], shape, "negative", power_param={"scale": -1})
+    elif kind == "abs" and not _is_tail(node["axes"], shape):
+        kind, top = "sum", writer.add("AbsVal", [top], shape, "abs")
+    elif kind == "square" and not (_is_tail(node["axes"], shape) and writer.dialect.has("Reduction")):
+        kind, top = "sum", writer.add("Power", [top], shape, "square", power_param={"power": 2})
+    runs = _runs(node["axes"])
+    if len(runs) > 1 and kind in ("abs", "square"):
+        raise Unsupported("sums over axes that are not side by side")
+    for i, run in enumerate(runs):
+        last = i == len(runs) - 1 and kind != "min"
+        top = _reduced(writer, top, kind, run, "" if last else f"over{run[0]}")
+    if kind == "min":
+        top = writer.add("Power", [top], writer.shape(top), "", power_param={"scale": -1})
+    return top
+
+
+def _is_tail(axes: tuple[int, ...], shape: Shape) -> bool:
+    return axes == tuple(range(axes[0], len(shape)))
+
+
+def _runs(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Axes in groups of neighbours, the last first."""
+    runs: list[list[int]] = []
+    for axis in axes:
+        if runs and axis == runs[-1][-1] + 1:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    return [tuple(run) for run in reversed(runs)]
+
+
+def _reduced(writer: NetWriter, bottom: str, kind: str, axes: tuple[int, ...], suffix: str) -> str:
+    shape = writer.shape(bottom)
+    made = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    count = math.prod(shape[axis] for axis in axes)
+    if len(shape) == 4 and axes == (2, 3) and kind in ("mean", "max", "min"):
+        param = {"pool": "AVE" if kind == "mean" else "MAX", "global_pooling": True}
+        return writer.add("Pooling", [bottom], made, suffix, pooling_param=param)
+    if _is_tail(axes, shape) and kind not in ("max", "min") and writer.dialect.has("Reduction"):
+        names = {"sum": "SUM", "mean": "MEAN", "abs": "ASUM", "square": "SUMSQ"}
+        param = {"operation": names[kind], "axis": axes[0]}
+        top = writer.add("Reduction", [bottom], shape[: axes[0]], suffix, reduction_param=param)
+        return reshaped(writer, top, made, "axes")
+    if axes == (1,) and kind in ("sum", "mean") and len(shape) == 4:
+        weight = np.full((1, shape[1], 1, 1), 1 if kind == "sum" else 1 / count, np.float32)
+        param = {"num_output": 1, "bias_term": False, "kernel_size": [1]}
+        return writer.add("Convolution", [bottom], made, suffix, [weight], convolution_param=param)
+    first, last = axes[0], axes[-1]
+    images, channels = (shape[0], math.prod(shape[1:first])) if first else (1, 1)
+    post = math.prod(shape[last + 1 :])
+    rows = reshaped(writer, bottom, (images, channels, count, post), "rows")
+    param = {"pool": "MAX" if kind in ("max", "min") else "AVE", "kernel_h": count, "kernel_w": 1}
+    top = writer.add("Pooling", [rows], (images, channels, 1, post), suffix, pooling_param=param)
+    if kind == "sum":
+        top = writer.add("Power", [top], writer.shape(top), "sum", power_param={"scale": count})
+    return reshaped(writer, top, made, "axes")
