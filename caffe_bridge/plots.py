@@ -64,7 +64,8 @@ def plot_precision(path: str | Path, curves: Mapping[str, Mapping[str, Curve]]) 
     figure = _figure(6.0 * len(curves), 5.5)
     for panel, (title, of_classes) in zip(np.atleast_1d(figure.subplots(1, len(curves))), curves.items()):
         for name, curve in of_classes.items():
-            recall, precision = np.append(0, curve.recall), np.append(curve.precision[:1], curve.precision)
+            precision = np.append(curve.precision[:1], curve.precision)
+            recall = np.append(0, curve.recall)[: len(precision)]
             panel.plot(recall, precision, lw=1.2, label=f"{name} {100 * curve.ap:.1f}")
         mean = np.mean([curve.ap for curve in of_classes.values()]) if of_classes else 0.0
         panel.set(title=f"{title}: mean AP {100 * mean:.1f} %", xlabel="recall", ylabel="precision")
