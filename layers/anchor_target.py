@@ -54,7 +54,8 @@ def example_weights(labels: torch.Tensor) -> torch.Tensor:
     weight = cfg.TRAIN.RPN_POSITIVE_WEIGHT
     positive, negative = labels == 1, labels == 0
     if weight < 0:
-        return (positive | negative) / (positive | negative).sum().clamp(min=1)
+        counted = (positive | negative).to(labels.dtype)
+        return counted / counted.sum().clamp(min=1)
     if not 0 < weight < 1:
         raise LayerError(f"TRAIN.RPN_POSITIVE_WEIGHT is negative or between 0 and 1, not {weight!r}")
     return positive * (weight / positive.sum().clamp(min=1)) + negative * ((1 - weight) / negative.sum().clamp(min=1))

@@ -65,6 +65,27 @@ def anchors(values: dict[str, Any]) -> np.ndarray:
     return boxes.anchors(**chosen)
 
 
+class _Limited(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, limit: float) -> torch.Tensor:
+        ctx.limit = limit
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad.clamp(-ctx.limit, ctx.limit), None
+
+
+def gradient_limit(values: dict[str, Any], clip_base: float) -> float | None:
+    """The limit 1 / clip_base that the options `use_clip` and `clip_base` set, None for none."""
+    return 1 / positive(values, "clip_base", clip_base) if values.get("use_clip", 0) else None
+
+
+def limited(values: torch.Tensor, limit: float | None) -> torch.Tensor:
+    """The same values; each element of their gradient is clamped to +-limit on the way back, unless that is None."""
+    return values if limit is None else _Limited.apply(values, limit)
+
+
 def image_info(im_info: torch.Tensor) -> tuple[float, float, float]:
     """(height, width, scale) of the network's input image, from a blob (1, 3).
 

@@ -136,12 +136,12 @@ class ProposalLayer(Layer):
 
     Bottoms: foreground and background probabilities (1, 2A, H, W), regression outputs (1, 4A, H, W), im_info (1, 3).
     Tops: the RoIs by falling score and, where a second one is named (MNC's MIX_INDEX), the number (h * W + w) * A + a
-    of the anchor each came from (1, n). `param_str`: feat_stride (pixels per cell), use_clip and clip_base (limit the
-    published gradient to 1 / clip_base), scales and ratios of the anchors (`cascade.anchors`).
+    of the anchor each came from (1, n). `param_str`: feat_stride (pixels per cell), use_clip and clip_base (limit each
+    value of the gradient to +-1 / clip_base), scales and ratios of the anchors (`cascade.anchors`).
 
     The gradient to the regression outputs is the published one (`_PublishedGradient`), or with
-    `cfg.TRAIN.EXACT_GRADIENTS` the derivative of decoding and clipping, never limited; the choice of boxes counts as
-    constant. The scores get none. Source: MNC's pylayer/proposal_layer.py.
+    `cfg.TRAIN.EXACT_GRADIENTS` the derivative of decoding and clipping; the choice of boxes counts as constant. The
+    scores get none. Source: MNC's pylayer/proposal_layer.py.
     """
 
     bottoms = (3, 3)
@@ -151,7 +151,7 @@ class ProposalLayer(Layer):
     def setup(self, bottom_shapes: list[Shape]) -> None:
         values = cascade.options(self.param, "feat_stride")
         self.stride = cascade.positive(values, "feat_stride")
-        self.limit = 1 / cascade.positive(values, "clip_base", 256) if values.get("use_clip", 0) else None
+        self.limit = cascade.gradient_limit(values, 256)
         self.anchors = cascade.anchors(values)
         check_shapes(len(self.anchors), bottom_shapes[0], bottom_shapes[1])
 
@@ -165,7 +165,7 @@ class ProposalLayer(Layer):
         index, anchors = chosen.numbers, chosen.anchors
         deltas = per_anchor(deltas, 4)
         if cfg.TRAIN.EXACT_GRADIENTS:
-            rois = boxes.clamp(boxes.decode(anchors, deltas[index]), image_size)
+            rois = boxes.clamp(boxes.decode(anchors, cascade.limited(deltas[index], self.limit)), image_size)
         else:
             inside = (boxes.inside(chosen.decoded, image_size) & boxes.inside(anchors, image_size))[:, 0]
             rois = _PublishedGradient.apply(deltas, chosen.boxes, index, anchors, inside, self.limit)

@@ -78,11 +78,11 @@ class StageBridgeLayer(Layer):
 
     As published, outputs are applied as they are, though they were trained on normalised targets; the best class is
     never the background in training, but may be at test time. `param_str` (training): num_classes, use_clip and
-    clip_base (limit the published gradient of the outputs to 1 / clip_base).
+    clip_base (limit each value of the outputs' gradient to +-1 / clip_base).
 
     Gradients go to the RoIs and the regression outputs in training: the published ones (`_PublishedGradient`), or
-    with `cfg.TRAIN.EXACT_GRADIENTS` the derivative of decoding and clipping, at test time too and never limited; the
-    choice of class and order counts as constant. Source: MNC's pylayer/stage_bridge_layer.py.
+    with `cfg.TRAIN.EXACT_GRADIENTS` the derivative of decoding and clipping, at test time too; the choice of class
+    and order counts as constant. Source: MNC's pylayer/stage_bridge_layer.py.
     """
 
     bottoms = (4, 7)
@@ -99,7 +99,7 @@ class StageBridgeLayer(Layer):
         if self.phase == "TRAIN":
             values = cascade.options(self.param, "num_classes")
             self.classes = cascade.class_count(values)
-            self.limit = 1 / cascade.positive(values, "clip_base", 64) if values.get("use_clip", 0) else None
+            self.limit = cascade.gradient_limit(values, 64)
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         if self.phase == "TEST":
@@ -144,7 +144,8 @@ class StageBridgeLayer(Layer):
         cascade.check_gt_boxes(gt_boxes)
         *image_size, _ = cascade.image_info(im_info)
         best = scores[:, 1:].argmax(1) + 1
-        moved = boxes.decode(rois[:, 1:], class_columns(outputs, best).double())
+        deltas = cascade.limited(class_columns(outputs, best), self.limit)
+        moved = boxes.decode(rois[:, 1:], deltas.double())
         refined = boxes.clamp(torch.cat([moved, gt_boxes[:, :4].double()]), image_size)
         with torch.no_grad():
             overlap, assigned = boxes.overlaps(refined, gt_boxes[:, :4]).max(1)

@@ -145,10 +145,21 @@ def small_rpn(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.T
 
 def test_exact_gradient_of_the_proposals() -> None:
     scores, deltas, im_info = small_rpn(torch.float64)
-    changes = {"TRAIN__EXACT_GRADIENTS": True, "TRAIN__RPN_POST_NMS_TOP_N": 12}
-    layer = make("proposal", [(1, 18, 6, 7), (1, 36, 6, 7), (1, 3)], 2, "TRAIN", {"feat_stride": 16, "use_clip": 1})
-    with settings(**changes):
-        assert torch.autograd.gradcheck(lambda d: layer(scores, d, im_info)[0], deltas.requires_grad_(), fast_mode=True)
+    shapes = [(1, 18, 6, 7), (1, 36, 6, 7), (1, 3)]
+    free = make("proposal", shapes, 2, "TRAIN", {"feat_stride": 16})
+    with settings(TRAIN__EXACT_GRADIENTS=True, TRAIN__RPN_POST_NMS_TOP_N=12):
+        assert torch.autograd.gradcheck(lambda d: free(scores, d, im_info)[0], deltas.requires_grad_(), fast_mode=True)
+        limited = make("proposal", shapes, 2, "TRAIN", {"feat_stride": 16, "use_clip": 1, "clip_base": 8})
+        assert_limited(limited(scores, deltas, im_info)[0], free(scores, deltas, im_info)[0], deltas, 1 / 8)
+
+
+def assert_limited(got: torch.Tensor, free: torch.Tensor, source: torch.Tensor, limit: float) -> None:
+    """Two tops of equal value, one of a layer with a limit: its gradient is the other's, clamped."""
+    assert torch.equal(got, free)
+    top = 0.01 * torch.randn(got.shape, dtype=got.dtype)
+    gradients = [torch.autograd.grad(value, source, top)[0] for value in (got, free)]
+    assert (gradients[1].abs() > limit).any() and ((gradients[1] != 0) & (gradients[1].abs() < limit)).any()
+    assert torch.equal(gradients[0], gradients[1].clamp(-limit, limit))
 
 
 def test_exact_and_published_proposals_agree_in_value() -> None:
@@ -333,17 +344,19 @@ def test_mask_layer_errors() -> None:
         layer(predicted, masks[:2], info.clamp(min=2))
 
 
-def bridge(dtype: torch.dtype = torch.float64) -> tuple[Layer, list[torch.Tensor]]:
-    operation, data, parameters = load("stage_bridge__train_clip512")
+def bridge(dtype: torch.dtype = torch.float64, case: str = "train_clip512") -> tuple[Layer, list[torch.Tensor]]:
+    operation, data, parameters = load(f"stage_bridge__{case}")
     layer, inputs, _ = build(operation, data, parameters)
     return layer, [value.detach().to(dtype) for value in inputs.values()]
 
 
 def test_exact_gradient_of_the_stage_bridge() -> None:
-    layer, (rois, outputs, *rest) = bridge()
+    free, (rois, outputs, *rest) = bridge(case="train_noclip")
+    limited = make("stage_bridge", [(1, 5)] * 7, 8, options={"num_classes": 21, "use_clip": 1, "clip_base": 4})
     with settings(TRAIN__EXACT_GRADIENTS=True):
-        refine = lambda r, o: layer(r, o, *rest)[0]  # noqa: E731
+        refine = lambda r, o: free(r, o, *rest)[0]  # noqa: E731
         assert torch.autograd.gradcheck(refine, (rois.requires_grad_(), outputs.requires_grad_()), fast_mode=True)
+        assert_limited(limited(rois, outputs, *rest)[0], refine(rois, outputs), outputs, 1 / 4)
 
 
 def test_exact_gradient_of_the_stage_bridge_at_test_time() -> None:
