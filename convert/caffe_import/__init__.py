@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from caffe_bridge.convert.caffe_import.dialects import DIALECTS
+from caffe_bridge.convert.caffe_import.dialects import DIALECTS, find_dialect
 from caffe_bridge.convert.caffe_import.problems import ConversionError
 from caffe_bridge.convert.model import Model
 
@@ -42,7 +42,8 @@ def import_onnx(
     from caffe_bridge.convert.caffe_import.onnx_reader import read_graph
 
     model, found, folder = read_model(source)
-    return write_net(read_graph(model, found, folder, input_shapes, name), dialect, found)
+    graph = read_graph(model, found, folder, input_shapes, find_dialect(dialect), name)
+    return write_net(graph, find_dialect(dialect), found)
 
 
 def import_program(program: torch.export.ExportedProgram, *, dialect: str = "bvlc", name: str | None = None) -> Model:
@@ -62,4 +63,4 @@ def import_program(program: torch.export.ExportedProgram, *, dialect: str = "bvl
     from caffe_bridge.convert.caffe_import.emission import write_net
     from caffe_bridge.convert.caffe_import.program_reader import read_program
 
-    return write_net(read_program(program, name), dialect, "the program")
+    return write_net(read_program(program, name), find_dialect(dialect), "the program")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffe_bridge.convert.caffe_import.dialects import find_dialect
+from caffe_bridge.convert.caffe_import.dialects import Dialect
 from caffe_bridge.convert.caffe_import.graph import Graph
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emitters
@@ -13,13 +13,13 @@ from caffe_bridge.definition import read_net
 from caffe_bridge.graph import build_graph
 
 
-def write_net(graph: Graph, dialect: str, source: str) -> Model:
+def write_net(graph: Graph, dialect: Dialect, source: str) -> Model:
     """The graph as a net in a dialect of Caffe.
 
     Raises ConversionError naming every node that the dialect cannot express, or that could not be read.
     """
     known = emitters()
-    writer = NetWriter(graph, find_dialect(dialect))
+    writer = NetWriter(graph, dialect)
     if not graph.problems.found:
         simplify(graph)
     for value in graph.inputs:

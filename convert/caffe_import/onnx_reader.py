@@ -12,6 +12,7 @@ import onnx
 
 from caffe_bridge.convert.caffe_import import onnx_constants, restoring
 from caffe_bridge.convert.caffe_import.builder import Builder
+from caffe_bridge.convert.caffe_import.dialects import Dialect
 from caffe_bridge.convert.caffe_import.graph import Graph, Value
 from caffe_bridge.convert.caffe_import.onnx_files import tensor
 from caffe_bridge.convert.caffe_import.onnx_node import OnnxNode
@@ -27,7 +28,12 @@ InputShapes = Mapping[str, Sequence[int]]
 
 
 def read_graph(
-    model: onnx.ModelProto, source: str, folder: str | None, input_shapes: InputShapes | None, name: str | None
+    model: onnx.ModelProto,
+    source: str,
+    folder: str | None,
+    input_shapes: InputShapes | None,
+    dialect: Dialect,
+    name: str | None,
 ) -> Graph:
     """The graph of a model; what cannot be read is in its `problems`.
 
@@ -36,18 +42,25 @@ def read_graph(
         source: its name for errors.
         folder: where tensors in other files may lie.
         input_shapes: shapes of inputs in place of the model's.
+        dialect: what layers that the exporter wrote down may be.
         name: the net's name, the graph's own if None.
 
     Raises CaffeError for a model that is no graph: cyclic, values missing, inputs of unknown sizes.
     """
-    return _Reader(model, source, folder, input_shapes or {}, name).read()
+    return _Reader(model, source, folder, input_shapes or {}, dialect, name).read()
 
 
 class _Reader:
     def __init__(
-        self, model: onnx.ModelProto, source: str, folder: str | None, shapes: InputShapes, name: str | None
+        self,
+        model: onnx.ModelProto,
+        source: str,
+        folder: str | None,
+        shapes: InputShapes,
+        dialect: Dialect,
+        name: str | None,
     ) -> None:
-        self.model, self.source, self.folder, self.shapes = model, source, folder, dict(shapes)
+        self.model, self.source, self.folder, self.shapes, self.dialect = model, source, folder, dict(shapes), dialect
         self.opset = self._version()
         self.builder = Builder(name or model.graph.name or "net", self._weight_bytes())
         self.graph = self.builder.graph
@@ -80,13 +93,15 @@ class _Reader:
             self.values.setdefault(proto.name, None)
         if self.model.graph.sparse_initializer:
             self.graph.problems.add("sparse initializers cannot be read; store them densely")
-        restored = restoring.Layers(self.model)
+        arrays = {
+            name: value.array for name, value in self.values.items() if value is not None and value.array is not None
+        }
+        restored = restoring.Layers(self.model, arrays, self.dialect)
         self._add_inputs(restored)
         for proto in self._ordered():
-            layer = restored.at(proto)
-            if layer is not None:
+            for layer in restored.at(proto):
                 self._add_layer(layer)
-            elif not restored.covers(proto):
+            if not restored.covers(proto):
                 self._add(proto)
         self._add_outputs()
         return self.graph
@@ -228,7 +243,7 @@ class _Reader:
     def _add_layer(self, layer: restoring.Layer) -> None:
         """Add a layer that the exporter wrote down."""
         for name in layer.tops:
-            self.values[name] = None
+            self.values.setdefault(name, None)
         inputs = [self.values.get(name) for name in layer.bottoms]
         if any(value is None for value in inputs):
             return

@@ -134,6 +134,11 @@ class GraphBuilder:
         shape = tuple(layer.blobs[index].shape)
         return stored if shape == tuple(parameter.shape) else self.add("Reshape", stored, self.integers(*shape))
 
+    def weight_names(self, layer: Any) -> list[str] | None:
+        """The initializers of a layer's blobs, None if one is not stored as it is."""
+        names = [self._weights.get(id(layer.blobs.parameter(i)), "") for i in range(len(layer.blobs))]
+        return names if all(names) else None
+
     def filled(self, like: str, value: float) -> str:
         """A value of the shape of another, one number everywhere."""
         return self.add("Expand", self.constant(value), self.add("Shape", like))

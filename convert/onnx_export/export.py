@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from caffe_bridge.convert.onnx_export import origins
 from caffe_bridge.convert.onnx_export.builder import GraphBuilder, with_bodies
 from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exporter, type_of
 from caffe_bridge.convert.onnx_export.sizes import VARIABLE, Dims, FixedSizeError, Sizes, find_sizes
@@ -78,7 +79,7 @@ def _build(net: Net, opset: int, dynamic: bool, target: str) -> tuple[onnx.Model
 
 
 def _build_sized(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    inputs, values = _add_layers(net, builder, sizes)
+    inputs, values, layers = _add_layers(net, builder, sizes)
     outputs = []
     for blob in net.outputs:
         name = values[blob]
@@ -101,6 +102,8 @@ def _build_sized(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[onnx.Mo
     opsets = [helper.make_opsetid("", builder.opset)]
     version = helper.find_min_ir_version_for(opsets)
     model = helper.make_model(graph, producer_name="caffe-bridge", opset_imports=opsets, ir_version=version)
+    shapes = {name: net.graph.shapes[name] for name in inputs}
+    helper.set_model_props(model, {origins.KEY: origins.write(layers, shapes, builder.initializers)})
     used = {name for node in with_bodies(builder.nodes) for name in node.input}
     return model, {name: array for name, array in builder.initializers.items() if name in used}
 
@@ -109,8 +112,10 @@ def _info(dims: Mapping[str, Dims], name: str) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims[name])
 
 
-def _add_layers(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[list[str], dict[str, str]]:
-    """Add every layer; returns the inputs and, for each blob, the name of its last value."""
+def _add_layers(
+    net: Net, builder: GraphBuilder, sizes: Sizes
+) -> tuple[list[str], dict[str, str], list[origins.Origin]]:
+    """Add every layer; returns the inputs, for each blob the name of its last value, and what became what."""
     nodes = net.graph.nodes
     last = {blob: i for i, node in enumerate(nodes) for blob in node.tops}
     # In-place layers make a blob several times: its last value, or the input, has the blob's name.
@@ -119,6 +124,7 @@ def _add_layers(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[list[str
         builder.unique(blob)
     values: dict[str, str] = {}
     dims: dict[str, Dims] = {}
+    layers: list[origins.Origin] = []
     for i, node in enumerate(nodes):
         tops = sizes.tops[i]
         if node.type == "Input":
@@ -141,10 +147,14 @@ def _add_layers(net: Net, builder: GraphBuilder, sizes: Sizes) -> tuple[list[str
                     wanted = blob if is_last else builder.unique(f"{blob}/{node.name}")
                     builder.rename(names[j], wanted)
                     names[j] = wanted
+            weights = builder.weight_names(node.layer)
+            if weights is not None:
+                blobs = [(name, tuple(blob.shape)) for name, blob in zip(weights, node.layer.blobs)]
+                layers.append(origins.Origin(node.layer.param, bottoms, names, blobs, builder.nodes[before:]))
         for blob, name, made in zip(node.tops, names, tops):
             values[blob], dims[blob] = name, made
             builder.declare(name, made)
-    return list(net.inputs), values
+    return list(net.inputs), values, layers
 
 
 def _write(path: str, model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], external_above: int) -> None:
