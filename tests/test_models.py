@@ -3,10 +3,12 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from caffe_bridge import CaffeError, LayerError, config, registry, schema, text_format
+from caffe_bridge import CaffeError, LayerError, Net, config, detection, recipe, registry, roidb, schema, text_format
+from caffe_bridge.layers import image_feed
 from caffe_bridge.tools import make_prototxt
 from caffe_bridge.tools.models.catalogue import DEFINITIONS
 from caffe_bridge.tools.models.render import net_message
@@ -242,5 +244,126 @@ def test_settings_fit_their_definition(name):
             assert config.cfg.TRAIN.MIX_INDEX == ("fg_inds" in tops["roi-data"].top)
         if "mask_pred" in tops:
             assert tops["mask_pred"].inner_product_param.num_output == config.cfg.MASK_SIZE**2
+    finally:
+        config.use("mnc")
+
+
+# -- py-faster-rcnn's
+
+BY_TRUNK = {
+    "zf": ("roi_pool_conv5", 6, 256, 4096),
+    "vgg_cnn_m_1024": ("roi_pool5", 6, 256, 1024),
+    "vgg16": ("roi_pool5", 7, 512, 4096),
+}
+
+
+@pytest.mark.parametrize("trunk", BY_TRUNK)
+@pytest.mark.parametrize("phase", ["train", "test"])
+def test_detectors_have_the_published_layers(trunk, phase):
+    """Names that released weights go by, and sizes."""
+    pooling, side, channels, last = BY_TRUNK[trunk]
+    by_name = layers(committed(f"faster_rcnn_{trunk}", phase))
+    assert by_name[pooling].roi_pooling_param.pooled_w == side
+    assert by_name[pooling].roi_pooling_param.spatial_scale == 1 / 16
+    assert by_name["rpn_conv/3x3"].convolution_param.num_output == channels
+    assert [by_name[name].inner_product_param.num_output for name in ("fc6", "fc7", "cls_score", "bbox_pred")] == [
+        4096,
+        last,
+        21,
+        84,
+    ]
+    assert by_name["proposal"].python_param.module == "rpn.proposal_layer"
+    assert by_name["drop6"].dropout_param.scale_train == (trunk != "zf")
+    convolutions = [name for name, layer in by_name.items() if layer.type == "Convolution" and name.startswith("conv")]
+    assert convolutions == {
+        "vgg16": [f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)]
+    }.get(trunk, [f"conv{i}" for i in range(1, 6)])
+
+
+@pytest.mark.parametrize("trunk", ["zf", "vgg_cnn_m_1024"])
+def test_trunks_normalise_as_published(trunk):
+    by_name = layers(committed(f"faster_rcnn_{trunk}", "train"))
+    norm, pool = by_name["norm1"].lrn_param, by_name["pool1"].pooling_param
+    if trunk == "zf":
+        assert (norm.local_size, norm.norm_region, pool.pad) == (3, norm.WITHIN_CHANNEL, 1)
+        assert norm.alpha == pytest.approx(0.00005)
+    else:
+        assert (norm.local_size, norm.k, pool.pad) == (5, 2, 0) and norm.alpha == pytest.approx(0.0005)
+        assert by_name["conv1"].param[0].lr_mult == 0
+    assert by_name["conv2"].param[0].lr_mult == 1
+
+
+def test_coco_has_more_anchors_and_classes():
+    by_name = layers(committed("faster_rcnn_vgg16_coco", "train"))
+    assert options(by_name["rpn-data"])["scales"] == [4, 8, 16, 32]
+    assert by_name["rpn_bbox_pred"].convolution_param.num_output == 48
+    assert by_name["cls_score"].inner_product_param.num_output == 81 and "drop6" not in by_name
+
+
+@pytest.mark.parametrize("name", ["zf", "vgg_cnn_m_1024", "vgg16", "tiny"])
+def test_four_steps_hand_every_parameter_on(name):
+    """Each net keeps what the next needs, trains what is its own, and leaves the common trunk alone the second time."""
+    folder = ROOT / "prototxt" / f"faster_rcnn_alt_opt_{name}"
+
+    def owners(file):
+        net = read(folder / f"{file}.prototxt")
+        return {layer.name: layer for layer in net.layer if layer.type in ("Convolution", "InnerProduct")}
+
+    whole, rpn_test = owners("faster_rcnn_test"), owners("rpn_test")
+    for stage in (1, 2):
+        rpn, detector = owners(f"stage{stage}_rpn_train"), owners(f"stage{stage}_fast_rcnn_train")
+        assert detector.keys() == whole.keys()
+        assert rpn.keys() == whole.keys() - {"cls_score", "bbox_pred"}
+        assert rpn_test.keys() == rpn.keys() - {"fc6", "fc7"}
+        trained = {
+            kind: {layer for layer, message in net.items() if message.param[0].lr_mult > 0}
+            for kind, net in (("rpn", rpn), ("detector", detector))
+        }
+        assert {layer for layer in trained["rpn"] if not layer.startswith("conv")} == {
+            layer for layer in rpn if layer.startswith("rpn_")
+        }
+        heads = {layer for layer in trained["detector"] if not layer.startswith("conv")}
+        assert heads == {"fc6", "fc7", "cls_score", "bbox_pred"}
+        assert any(layer.startswith("conv") for layer in trained["rpn"] | trained["detector"]) == (stage == 1)
+        for kind in ("rpn", "fast_rcnn"):
+            solver = read(folder / f"stage{stage}_{kind}_solver.prototxt", schema.SolverParameter())
+            assert solver.train_net == f"stage{stage}_{kind}_train.prototxt" and solver.snapshot_prefix.endswith(kind)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_zf", "faster_rcnn_vgg_cnn_m_1024", "fast_rcnn_zf"])
+def test_detectors_run_and_learn(name, monkeypatch):
+    """Forward in both phases, and a training step, on little images and thin fully connected layers."""
+
+    def thinner(phase):
+        net = committed(name, phase)
+        for layer in net.layer:
+            if layer.name in ("fc6", "fc7"):
+                layer.inner_product_param.num_output = 32
+        return net
+
+    config.use("py_faster_rcnn")
+    try:
+        cfg = config.cfg
+        cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.IMS_PER_BATCH, cfg.TRAIN.BG_THRESH_LO = 8, 1, 0.0
+        cfg.TRAIN.HAS_RPN = name.startswith("faster")
+        cfg.TRAIN.SCALES = cfg.TEST.SCALES = (160,)
+        image = np.random.RandomState(0).randint(0, 255, (160, 200, 3), np.uint8)
+        net = Net(thinner("test"), phase="TEST")
+        recipe.fill(net)
+        boxes = np.array([[5.0, 5, 60, 70], [30, 20, 90, 80]])
+        scores, found = detection.detect(net, image, None if cfg.TRAIN.HAS_RPN else boxes)
+        assert scores.shape == (len(found), 21) and found.shape[1] == 84
+        monkeypatch.setattr(image_feed, "read_image", lambda path: image)
+        entry = {"image": "x.png", "width": 200, "height": 160, "flipped": False, "boxes": boxes[:1].astype(np.int32)}
+        entry |= {"gt_classes": np.array([7]), "max_classes": np.array([7]), "max_overlaps": np.ones(1, np.float32)}
+        entries = [entry if cfg.TRAIN.HAS_RPN else roidb.with_proposals(entry, boxes)]
+        roidb.add_regression_targets(entries, 21)
+        net = Net(thinner("train"), phase="TRAIN")
+        recipe.fill(net)
+        net.graph.nodes[0].layer.set_roidb(entries)
+        net.loss(net()).backward()
+        for layer in ("conv5", "fc6", "bbox_pred", *(["rpn_conv/3x3"] if cfg.TRAIN.HAS_RPN else [])):
+            gradient = net.params[layer][0].grad
+            assert gradient is not None and gradient.isfinite().all() and gradient.abs().sum() > 0, layer
     finally:
         config.use("mnc")
