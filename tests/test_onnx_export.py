@@ -7,17 +7,20 @@ import random
 from pathlib import Path
 
 import numpy as np
+import onnx_cases
 import pytest
 import torch
 from layer_cases import REFERENCE
 
 import caffe_bridge
-from caffe_bridge import CaffeError, LayerError, WeightsError, schema, text_format
+from caffe_bridge import CaffeError, LayerError, WeightsError, registry
 from caffe_bridge.cli import run
 from caffe_bridge.convert.formats import convert
 from caffe_bridge.convert.onnx_export import export_onnx, exported_types, exports
+from caffe_bridge.convert.onnx_export import registry as onnx_registry
 from caffe_bridge.convert.onnx_export.export import external_name
 from caffe_bridge.convert.onnx_export.verification import difference, errors, random_inputs
+from caffe_bridge.layers.base import Layer
 from caffe_bridge.tools import onnx_table
 from caffe_bridge.tools.convert import main
 
@@ -61,40 +64,25 @@ def assert_same(net: caffe_bridge.Net, path: Path, inputs=None) -> None:
     assert found and max(found.values()) <= TOLERANCE, found
 
 
-def recorded() -> list[str]:
-    """The recorded cases of layers and forks whose types are all exported."""
-    names = []
-    for path in sorted([*(REFERENCE / "layers").glob("*.npz"), *(REFERENCE / "forks").glob("*.npz")]):
-        param = schema.NetParameter()
-        text_format.parse(str(np.load(path)["prototxt"]), param)
-        if {layer.type for layer in param.layer} <= {*exported_types(), "Input"}:
-            names.append(f"{path.parent.name}/{path.stem}")
-    return names
-
-
 class TestRecordedCases:
-    def test_most_inference_layers_have_cases(self):
-        families = {name.split("/")[1].rsplit("_", 1)[0] for name in recorded()}
-        assert len(families) > 50 and {"LSTM", "PoolingMask", "Upsample_SegNet", "BN_PSPNet", "SPP"} <= families
+    names = [name for name in onnx_cases.names() if name.startswith(("layers/", "forks/"))]
 
-    @pytest.mark.parametrize("name", recorded())
+    def test_most_inference_layers_have_cases(self):
+        families = {name.split("/")[1].rsplit("_", 1)[0] for name in self.names}
+        assert len(families) > 60 and {"LSTM", "PoolingMask", "Upsample_SegNet", "BN_PSPNet", "SPP"} <= families
+
+    @pytest.mark.parametrize("name", names)
     def test_case(self, name, tmp_path):
-        case = np.load(REFERENCE / f"{name}.npz")
-        net = caffe_bridge.Net(str(case["prototxt"]), phase="TEST")
-        with torch.no_grad():
-            for key in case.files:
-                if key.startswith("param/"):
-                    layer, index = key[len("param/") :].rsplit("/", 1)
-                    net.params[layer][int(index)].copy_(torch.from_numpy(case[key]))
-        inputs = {blob: case[f"in/{blob}"].astype(np.float32) for blob in net.inputs}
+        case = onnx_cases.load(name)
+        net = case.net()
         model = exported(net, tmp_path / "a.onnx")
-        assert_same(net, tmp_path / "a.onnx", inputs)
+        assert_same(net, tmp_path / "a.onnx", case.inputs)
         for blob in net.outputs:
             assert len(dims(model, blob)) == len(net.graph.shapes[blob])
         self.check_other_sizes(net, tmp_path / "a.onnx", model)
         if name.endswith("_0"):
-            exported(net, tmp_path / "b.onnx", opset=20, dynamic=False)
-            assert_same(net, tmp_path / "b.onnx", inputs)
+            exported(net, tmp_path / "b.onnx", opset=20, dynamic=False, target="opencv5")
+            assert_same(net, tmp_path / "b.onnx", case.inputs)
 
     @staticmethod
     def check_other_sizes(net, path, model):
@@ -298,19 +286,28 @@ class TestExternalData:
         assert set(found) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
+class _Cube(Layer):
+    """x^3."""
+
+    def forward(self, bottom):
+        return bottom**3
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("layer", "message"),
         [
-            ('type: "Im2col" convolution_param { kernel_size: 2 }', r"layer 'l' \(Im2col\).*@exports\('Im2col'\)"),
+            ('type: "Cube"', r"layer 'l' \(Cube\).*@exports\('Cube'\)"),
             ('type: "HingeLoss" bottom: "x1"', r"layer 'l' \(HingeLoss\).*is for training and testing"),
             (
-                'type: "ROIPooling" bottom: "x2" roi_pooling_param { pooled_h: 2 pooled_w: 2 }',
-                r"layer 'l' \(ROIPooling\).*end the net before it",
+                'type: "Python" python_param { module: "own_layers" layer: "Cube" }',
+                r"layer 'l' \(Python\).*@exports\('own_layers.Cube'\)",
             ),
         ],
     )
-    def test_layers_without_export(self, layer, message, tmp_path):
+    def test_layers_without_export(self, layer, message, tmp_path, monkeypatch):
+        monkeypatch.setitem(registry._layers, "Cube", _Cube)
+        monkeypatch.setitem(registry._python_layers, ("own_layers", "Cube"), _Cube)
         net = make_net(f'layer {{ name: "l" bottom: "x0" top: "y" {layer} }}', "2,3,4,5", "2", "3,5")
         with pytest.raises(LayerError, match=message):
             export_onnx(net, tmp_path / "a.onnx")
@@ -332,17 +329,18 @@ class TestErrors:
         with pytest.raises(CaffeError, match="phase='TEST'"):
             export_onnx(caffe_bridge.Net(DEPLOY, phase="TRAIN"), tmp_path / "a.onnx")
 
-    def test_own_types(self, tmp_path, monkeypatch):
-        from caffe_bridge.convert.onnx_export import registry
+    @pytest.mark.parametrize("type_", ["Cube", "own_layers.Cube"])
+    def test_own_types(self, type_, tmp_path, monkeypatch):
+        monkeypatch.setitem(registry._layers, "Cube", _Cube)
+        monkeypatch.setitem(registry._python_layers, ("own_layers", "Cube"), _Cube)
+        monkeypatch.setattr(onnx_registry, "_exporters", dict(exported_types()))
 
-        monkeypatch.setattr(registry, "_exporters", dict(exported_types()))
+        @exports(type_)
+        def cube(graph, node, bottoms):
+            return [graph.add("Pow", bottoms[0], graph.constant(3))]
 
-        @exports("Im2col")
-        def flat(graph, node, bottoms):
-            return [graph.reshape(bottoms[0], node.tops[0])]
-
-        body = 'layer { name: "l" type: "Im2col" bottom: "x0" top: "y" convolution_param { kernel_size: 1 } }'
-        net = make_net(body, "2,3,4,5")
+        named = 'type: "Python" python_param { module: "own_layers" layer: "Cube" }' if "." in type_ else 'type: "Cube"'
+        net = make_net(f'layer {{ name: "l" bottom: "x0" top: "y" {named} }}', "2,3,4,5")
         exported(net, tmp_path / "a.onnx")
         assert_same(net, tmp_path / "a.onnx")
 
