@@ -17,7 +17,7 @@ import torch
 from caffe_bridge import proposals
 from caffe_bridge.cli import run
 from caffe_bridge.config import cfg
-from caffe_bridge.datasets import Dataset, get_imdb
+from caffe_bridge.datasets import Dataset, get_imdb, problems
 from caffe_bridge.definition import read_net
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
@@ -48,6 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more = parser.add_argument_group("not in the original")
     more.add_argument("--cpu", action="store_true", help="run on the CPU (the default where there is no GPU)")
     more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
+    more.add_argument("--on", **problems.FLAG)
     more.add_argument("--out", metavar="FILE", help="where to write the proposals")
     more.add_argument("--again", action="store_true", help="do not use what an earlier run with this net proposed")
     add_defaults(more)
@@ -66,7 +67,7 @@ def propose(net: Net, image: np.ndarray) -> Found:
 def generate(args: argparse.Namespace, me: Workers) -> str:
     """Write the proposals; returns the file's path."""
     cfg.TEST.RPN_PRE_NMS_TOP_N, cfg.TEST.RPN_POST_NMS_TOP_N = -1, PER_IMAGE
-    imdb = get_imdb(args.imdb, args.data)
+    imdb = get_imdb(args.imdb, args.data, problems.parse(args.on))
     net = Net(args.prototxt, args.weights, phase="TEST").to(me.device)
     for blob in ("rois", "scores"):
         if blob not in net.graph.shapes:

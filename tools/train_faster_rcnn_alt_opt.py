@@ -23,7 +23,7 @@ from typing import Any
 
 from caffe_bridge.cli import run
 from caffe_bridge.config import PROJECTS, cfg
-from caffe_bridge.datasets import get_imdb
+from caffe_bridge.datasets import get_imdb, problems
 from caffe_bridge.definition import NetDefinition, read_net, read_solver, solver_nets
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
@@ -90,6 +90,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more = parser.add_argument_group("not in the original")
     more.add_argument("--cpu", action="store_true", help="train on the CPU (the default where there is no GPU)")
     more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
+    more.add_argument("--on", **problems.FLAG)
     more.add_argument("--classes", type=int, metavar="N", help="make the nets for N classes, background included")
     more.add_argument(
         "--iters",
@@ -187,7 +188,7 @@ class Schedule:
     def __init__(self, args: argparse.Namespace, me: Workers):
         self.args, self.me = args, me
         self.models = Models.of(args)
-        imdb = get_imdb(args.imdb, args.data)
+        imdb = get_imdb(args.imdb, args.data, problems.parse(args.on))
         self.folder = output_folder(imdb.name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._images = [*imdb.classes, *imdb.image_paths]
@@ -238,6 +239,7 @@ class Schedule:
         cfg.TRAIN.update(SETTINGS[step.kind])
         weights = args.weights if step.weights is None else self._made[step.weights]
         common = ["--imdb", args.imdb, *(["--data", args.data] if args.data else [])]
+        common += [part for choice in args.on for part in ("--on", choice)]
         if step.kind == "proposals":
             return rpn_generate.parse_args(["--def", self.models.find("rpn_test"), "--net", str(weights), *common])
         iters = args.iters[2 * step.stage - 2 + (step.kind == "fast_rcnn")]
