@@ -8,8 +8,9 @@ import numpy as np
 
 from caffe_bridge import schema, text_format, weights
 from caffe_bridge.convert.model import Blobs, Model
-from caffe_bridge.errors import PrototxtError
+from caffe_bridge.errors import CaffeError, PrototxtError
 from caffe_bridge.upgrade import upgrade_net
+from caffe_bridge.weights.files import replacing
 
 # Axes of a blob by layer type, for files that pad every shape to four; other blobs have one axis, or as many as needed.
 _AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2}
@@ -45,6 +46,14 @@ def read_prototxt(path: str) -> Model:
         raise PrototxtError(f"cannot be read: {error.strerror}", path) from error
     upgrade_net(net, path, text_format.parse(text, net, path))
     return Model(path, definition=net)
+
+
+def write_prototxt(path: str, model: Model) -> None:
+    """The definition as text. Raises CaffeError where there is none."""
+    if model.definition is None:
+        raise CaffeError(f"{model.path}: holds no definition to write as {path}")
+    with replacing(path) as temporary:
+        Path(temporary).write_text(text_format.format(model.definition), encoding="utf-8")
 
 
 def write_caffemodel(path: str, model: Model) -> None:

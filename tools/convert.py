@@ -1,67 +1,111 @@
-"""Convert weights between .caffemodel, .caffemodel.h5, .safetensors and torch (.pt, .pth); write nets as .onnx."""
+"""Convert nets and weights between Caffe, ONNX, PyTorch and safetensors, change them, and check the result."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from caffe_bridge.cli import run
 
 if TYPE_CHECKING:
+    from caffe_bridge.convert.changes import Changes
     from caffe_bridge.convert.model import Model
 
+EPILOG = """Extensions name the formats: .prototxt, .caffemodel, .h5, .onnx, .pt2 (torch.export), .py (PyTorch source),
+.safetensors, .pt. The last file is written; so is the one before it where the two are a .prototxt and weights, or a .py
+and a .safetensors, and a whole net (an .onnx or .pt2, or a prototxt and weights) comes before them."""
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns 0, or 1 where a written ONNX model computes something else than the net.
 
-    Raises CaffeError for files that cannot be converted.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, epilog="Extensions name the formats.")
-    parser.add_argument("source", nargs="+", metavar="SRC", help="file to read: weights, and optionally a .prototxt")
-    parser.add_argument("destination", metavar="DST", help="file to write")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the verb."""
+    made = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
+    made.add_argument("files", nargs="+", metavar="FILE", help="sources, then the destination or the two of a net")
+    made.add_argument(
         "--model",
         metavar="PROTOTXT",
         help="the net: its layer types, parameters, order and parameter sharing go into the result",
     )
-    onnx = parser.add_argument_group("writing .onnx (the sources must include a prototxt, or weights that hold one)")
-    onnx.add_argument("--opset", type=int, help="version of ONNX's operators (default: 17)")
-    onnx.add_argument(
-        "--input-shape",
-        type=_input_shape,
-        action="append",
-        metavar="NAME=N,C,H,W",
-        help="shape of an input in place of the prototxt's",
-    )
-    onnx.add_argument("--static", action="store_true", help="fix batch and image size to the inputs' shapes")
-    onnx.add_argument(
+    made.add_argument("--input-shape", type=_input_shape, action="append", metavar="NAME=N,C,H,W", help="of an input")
+    made.add_argument("--opset", type=int, help="of .onnx: version of its operators (default: 17)")
+    made.add_argument("--static", action="store_true", help="of .onnx: fix batch and image size to the inputs' shapes")
+    made.add_argument("--dialect", help="from .onnx and .pt2: whose layers may be used (default: bvlc)")
+    made.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
-        help="run model and net on random inputs and compare (default: if onnxruntime is installed)",
+        help="run both nets on the same inputs and compare (default: where both can be run)",
     )
-    arguments = parser.parse_intermixed_args(argv)
+    made.add_argument("--inputs", metavar="NPZ", help="arrays by the source's input names to compare on as well")
+    changed = made.add_argument_group("changes, made in this order")
+    changed.add_argument("--classes", type=int, metavar="N", help="another number of classes; their layers start anew")
+    changed.add_argument("--cut", type=_names, default=(), metavar="BLOB,...", help="end the net at these blobs")
+    changed.add_argument("--from", dest="start", type=_names, default=(), metavar="BLOB,...", help="begin it at these")
+    changed.add_argument("--prune", action="store_true", help="drop what its outputs do not need")
+    changed.add_argument("--fold", action="store_true", help="merge batch norm, scale and bias into the layer before")
+    changed.add_argument("--fc-to-conv", action="store_true", help="cast InnerProduct layers to Convolutions")
+    changed.add_argument(
+        "--mean",
+        metavar="MEAN",
+        help="let the net take this off its image: numbers with commas between, in its channels' order, or a "
+        ".binaryproto or .npy file",
+    )
+    changed.add_argument("--scale", type=_numbers, metavar="SCALE", help="... and then multiply by this")
+    changed.add_argument("--rgb", action="store_true", help="let the net take its channels in reverse")
+    changed.add_argument("--fp16", action="store_true", help="round the weights to half precision")
+    changed.add_argument(
+        "--rename", type=_renaming, action="append", default=[], metavar="OLD=NEW", help="a layer, a blob, or both"
+    )
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns 0, or 1 where the written net computes something else than the one it was made from.
+
+    Raises CaffeError for files that cannot be converted, and changes that cannot be made.
+    """
+    given = parser()
+    arguments = given.parse_intermixed_args(argv)
+    from caffe_bridge.convert import formats
+
+    sources, destinations = formats.arranged(arguments.files)
+    if arguments.model:
+        sources.append(arguments.model)
+    if not sources:
+        given.error("a source and a destination are needed")
+    suffixes = [formats.suffix_of(path, formats.WRITERS) for path in destinations]
+    if (arguments.opset or arguments.static) and ".onnx" not in suffixes:
+        given.error("--opset and --static are for writing .onnx")
     shapes = dict(arguments.input_shape or ())
-    options: dict[str, Any] = {}
-    if arguments.destination.lower().endswith(".onnx"):
-        options = {"opset": arguments.opset, "input_shapes": shapes, "dynamic": not arguments.static}
-    elif arguments.opset or shapes or arguments.static or arguments.verify:
-        parser.error("--opset, --input-shape, --static and --verify are for writing .onnx")
+    original = formats.read_model(sources, **_reading(arguments, shapes))
+    original = _with_input_shapes(original, shapes)
+    first, changes = _changes(arguments, original).parts()
+    reference, notes = first.apply(original)
+    model, more = changes.apply(reference)
+    formats.write_model(model, destinations, **_writing(arguments, suffixes))
+    _report(destinations, model, [*notes, *more])
+    return _verify(arguments, [] if first.any() else sources, destinations, reference, model, changes)
 
-    from caffe_bridge.convert.formats import convert
-    from caffe_bridge.convert.model import count_blobs
 
-    sources = [*arguments.source, *([arguments.model] if arguments.model else [])]
-    model = convert(sources, arguments.destination, **options)
-    layers = {name: blobs for name, blobs in model.completed().items() if blobs}
-    size = os.path.getsize(arguments.destination)
-    print(f"{arguments.destination}: {count_blobs(layers)} blobs of {len(layers)} layers, {size:,} bytes")
-    if left_out := model.left_out():
-        print(f"left out, since the model has no such layers: {', '.join(left_out)}")
-    if options:
-        return _verify(arguments.destination, model, shapes, arguments.verify)
-    return 0
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of numbers with commas between") from None
+
+
+def _renaming(text: str) -> tuple[str, str]:
+    old, _, new = text.partition("=")
+    if not old or not new:
+        raise argparse.ArgumentTypeError(f"'{text}' is not OLD=NEW")
+    return old, new
 
 
 def _input_shape(text: str) -> tuple[str, list[int]]:
@@ -75,18 +119,150 @@ def _input_shape(text: str) -> tuple[str, list[int]]:
     return name, shape
 
 
-def _verify(path: str, model: Model, input_shapes: dict[str, list[int]], wanted: bool | None) -> int:
-    """Print each output's error; returns 1 if one is too large. Without onnxruntime, only if asked for."""
-    from caffe_bridge.convert.onnx_export.verification import TOLERANCE, can_verify, errors
+def _reading(arguments: argparse.Namespace, shapes: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Any]]:
+    """Keyword arguments of the readers, by extension."""
+    dialect = {"dialect": arguments.dialect} if arguments.dialect else {}
+    return {"onnx": {"input_shapes": shapes or None, **dialect}, "pt2": dialect}
+
+
+def _writing(arguments: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments of the writer of the destination."""
+    if ".onnx" in suffixes:
+        return {"opset": arguments.opset, "dynamic": not arguments.static, "half": arguments.fp16}
+    return {"half": arguments.fp16} if ".py" in suffixes else {}
+
+
+def _with_input_shapes(model: Model, shapes: Mapping[str, Sequence[int]]) -> Model:
+    from caffe_bridge.convert.surgery import set_input_shapes
+
+    return set_input_shapes(model, shapes) if shapes else model
+
+
+def _changes(arguments: argparse.Namespace, model: Model) -> Changes:
+    from caffe_bridge.convert.changes import Changes
+
+    return Changes(
+        classes=arguments.classes,
+        outputs=tuple(arguments.cut),
+        starts=tuple(arguments.start),
+        prune=arguments.prune,
+        fold=arguments.fold,
+        fc_to_conv=arguments.fc_to_conv,
+        mean=_mean(arguments.mean, model) if arguments.mean else None,
+        scale=arguments.scale,
+        rgb=arguments.rgb,
+        half=arguments.fp16,
+        names=dict(arguments.rename),
+    )
+
+
+def _mean(text: str, model: Model) -> np.ndarray:
+    """A mean per channel, or an image if the file's has the size of the net's input; else its channels' means."""
+    from caffe_bridge import weights
+    from caffe_bridge.convert.surgery.editing import graph_of, inference_model
+    from caffe_bridge.convert.surgery.preprocessing import image_input
+    from caffe_bridge.errors import WeightsError
+
+    if not text.endswith((".binaryproto", ".npy")):
+        return np.array(_numbers(text))
+    if text.endswith(".npy"):
+        try:
+            array = np.load(text, allow_pickle=False)
+        except ValueError as error:
+            raise WeightsError(f"{text}: is no array: {error}") from error
+    else:
+        array = weights.read_blobproto(text)
+    array = np.asarray(array, np.float64)
+    array = array.reshape(array.shape[-3:]) if array.ndim > 3 and array.size == np.prod(array.shape[-3:]) else array
+    graph = graph_of(inference_model(model))
+    if array.ndim == 3 and array.shape != graph.shapes[image_input(model, graph)][1:]:
+        return array.mean((1, 2))
+    return array
+
+
+def _report(destinations: Sequence[str], model: Model, notes: Sequence[str]) -> None:
+    from caffe_bridge.convert.model import count_blobs
+    from caffe_bridge.convert.torch_files import weights_beside
+
+    layers = {name: blobs for name, blobs in model.completed().items() if blobs}
+    contents = f"{count_blobs(layers)} blobs of {len(layers)} layers, "
+    files = [*destinations]
+    if destinations[0].endswith(".py") and len(destinations) == 1:
+        files.append(weights_beside(destinations[0]))
+    for path in files:
+        told = "" if path.endswith((".prototxt", ".py")) else contents
+        print(f"{path}: {told}{os.path.getsize(path):,} bytes")
+    for note in notes:
+        print(note)
+    if left_out := model.left_out():
+        print(f"left out, since the model has no such layers: {', '.join(left_out)}")
+
+
+def _verify(
+    arguments: argparse.Namespace,
+    sources: Sequence[str],
+    destinations: Sequence[str],
+    reference: Model,
+    model: Model,
+    changes: Changes,
+) -> int:
+    """Print each output's error; returns 1 if one is too large. `sources` are the files of the reference, if any."""
+    from caffe_bridge.convert.formats import suffix_of
+    from caffe_bridge.convert.verification import can_run
+    from caffe_bridge.errors import CaffeError
+
+    suffixes = [suffix_of(path) for path in destinations]
+    nets = [suffix for suffix in suffixes if suffix in (".prototxt", ".onnx", ".pt2", ".py")]
+    if arguments.verify is False or not nets or suffixes == [".prototxt"] or not reference.layers:
+        if arguments.verify:
+            raise CaffeError(f"{destinations[-1]} holds no net that can be run and compared")
+        return 0
+    if arguments.verify is None and not can_run(nets[0]):
+        print("not verified: that needs onnxruntime")
+        return 0
+    try:
+        return _compare(arguments, sources, destinations, reference, model, changes)
+    except CaffeError as error:
+        if arguments.verify or arguments.inputs:
+            raise
+        print(f"not verified: {' '.join(str(error).split())}")
+        return 0
+
+
+def _compare(
+    arguments: argparse.Namespace,
+    sources: Sequence[str],
+    destinations: Sequence[str],
+    reference: Model,
+    model: Model,
+    changes: Changes,
+) -> int:
+    from caffe_bridge.convert import verification as v
+    from caffe_bridge.convert.formats import WHOLE, read_model, suffix_of
+    from caffe_bridge.convert.onnx_export.verification import errors
     from caffe_bridge.convert.onnx_files import build_net
 
-    if wanted is False or (wanted is None and not can_verify()):
-        print("not verified")
-        return 0
-    found = errors(build_net(model, input_shapes), path)
-    for output, error in found.items():
-        print(f"{output}: error {error:.2g}" + ("" if error <= TOLERANCE else f", above {TOLERANCE:g}"))
-    return int(any(error > TOLERANCE for error in found.values()))
+    sets = v.input_sets(reference, arguments.inputs)
+    whole = bool(sources) and suffix_of(sources[0]) in WHOLE and not (changes.outputs or changes.starts)
+    if ".onnx" in map(suffix_of, destinations) and not changes.any() and not whole:
+        net = build_net(model)
+        found = [(title, errors(net, destinations[0], inputs)) for title, inputs in sets]
+        return _print_errors(found, v.TOLERANCE)
+    written = v.runner(destinations, [suffix_of(path) for path in destinations], read_model, model)
+    blobs = v.correspondence(reference, model, changes)
+    if whole and v.can_run(suffix_of(sources[0])):
+        old = v.runner(sources, [suffix_of(sources[0])], read_model, None)
+    else:
+        old = v.caffe_runner(reference, list(blobs.values()))
+    found = [(title, v.compare(old, written, inputs, changes, blobs)) for title, inputs in sets]
+    return _print_errors(found, v.HALF_TOLERANCE if changes.half else v.TOLERANCE)
+
+
+def _print_errors(found: Sequence[tuple[str, Mapping[str, float]]], tolerance: float) -> int:
+    for title, errors in found:
+        for output, error in errors.items():
+            print(f"{output}: error {error:.2g} on {title}" + (f", above {tolerance:g}" if error > tolerance else ""))
+    return int(any(error > tolerance for _, errors in found for error in errors.values()))
 
 
 if __name__ == "__main__":

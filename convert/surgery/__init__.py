@@ -5,6 +5,7 @@ from caffe_bridge.convert.surgery.classes import change_classes
 from caffe_bridge.convert.surgery.cut import cut
 from caffe_bridge.convert.surgery.fully_connected import cast_to_convolution
 from caffe_bridge.convert.surgery.half import half_weights
+from caffe_bridge.convert.surgery.input_shapes import set_input_shapes
 from caffe_bridge.convert.surgery.preprocessing import include_preprocessing, swap_channels
 from caffe_bridge.convert.surgery.prune import prune
 from caffe_bridge.convert.surgery.rename import rename
@@ -18,5 +19,6 @@ __all__ = [
     "include_preprocessing",
     "prune",
     "rename",
+    "set_input_shapes",
     "swap_channels",
 ]

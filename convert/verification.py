@@ -1,0 +1,169 @@
+"""A converted net against the one it was made from, each run by its own runtime, on the same inputs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from caffe_bridge.convert.changes import Changes
+from caffe_bridge.convert.model import Model
+from caffe_bridge.convert.onnx_export.verification import TOLERANCE, can_verify, difference, random_inputs
+from caffe_bridge.convert.onnx_files import build_net
+from caffe_bridge.convert.program_archive import read_program
+from caffe_bridge.convert.surgery.editing import graph_of
+from caffe_bridge.convert.torch_files import weights_beside
+from caffe_bridge.errors import CaffeError
+
+__all__ = ["TOLERANCE", "can_run", "caffe_runner", "compare", "correspondence", "input_sets", "runner"]
+
+HALF_TOLERANCE = 5e-2
+"""What rounding the weights to half precision may change, in proportion."""
+
+Arrays = Mapping[str, np.ndarray]
+Runner = Callable[[Arrays], dict[str, np.ndarray]]
+"""Runs a net: its inputs by name to its outputs by name."""
+
+
+def can_run(suffix: str) -> bool:
+    """Whether nets of a format can be run here: .onnx needs onnxruntime."""
+    return suffix in (".prototxt", ".pt2", ".py") or (suffix == ".onnx" and can_verify())
+
+
+def caffe_runner(model: Model, blobs: Sequence[str] = ()) -> Runner:
+    """Runs a model as a Net, for its outputs and some blobs."""
+    net = build_net(model)
+
+    def run(inputs: Arrays) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            tops = net(**{name: torch.as_tensor(array) for name, array in inputs.items()}, blobs=blobs)
+        for node in net.graph.nodes:
+            if hasattr(node.layer, "reset"):
+                node.layer.reset()
+        return {name: top.numpy() for name, top in tops.items()}
+
+    return run
+
+
+def runner(files: Sequence[str], suffixes: Sequence[str], read: Callable[..., Model], model: Model | None) -> Runner:
+    """Runs what files hold: an .onnx, a .pt2, a .py (its weights beside it or as the other file), or Caffe's files.
+
+    Args:
+        files, suffixes: the files and their extensions.
+        read: reads Caffe's files as a model.
+        model: the model the files were written from, which says how their inputs and outputs are called; None for a
+            file from elsewhere, which says so itself.
+    """
+    graph = graph_of(model) if model is not None else None
+    names = (graph.inputs, list(dict.fromkeys(graph.outputs))) if graph is not None else None
+    if ".onnx" in suffixes:
+        return _onnx_runner(files[0], names)
+    if ".pt2" in suffixes:
+        program = read_program(files[0])
+        return _module_runner(program.module(), names or _program_names(program))
+    if ".py" in suffixes:
+        assert names is not None
+        path = files[suffixes.index(".py")]
+        weights = next((file for file in files if file != path), weights_beside(path))
+        namespace: dict[str, Any] = {"__name__": "converted"}
+        exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), namespace)
+        return _module_runner(namespace["load"](weights), names)
+    return caffe_runner(read(files))
+
+
+def _onnx_runner(path: str, names: tuple[Sequence[str], Sequence[str]] | None) -> Runner:
+    if not can_verify():
+        raise CaffeError("verifying needs onnxruntime: pip install caffe-bridge[onnxruntime], or give --no-verify")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise CaffeError(f"{path}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from error
+    outputs = names[1] if names else [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> dict[str, np.ndarray]:
+        try:
+            return dict(zip(outputs, session.run(None, dict(inputs))))
+        except Exception as error:
+            raise CaffeError(f"{path}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from error
+
+    return run
+
+
+def _module_runner(module: torch.nn.Module, names: tuple[Sequence[str], Sequence[str]]) -> Runner:
+    inputs, outputs = names
+
+    def run(arrays: Arrays) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            made = module(*(torch.as_tensor(arrays[name]) for name in inputs))
+        values = torch.utils._pytree.tree_leaves(made)
+        return {name: value.numpy() for name, value in zip(outputs, values)}
+
+    return run
+
+
+def _program_names(program: torch.export.ExportedProgram) -> tuple[Sequence[str], Sequence[str]]:
+    signature = program.graph_signature
+    return [str(name) for name in signature.user_inputs], [str(name) for name in signature.user_outputs]
+
+
+def correspondence(old: Model, new: Model, changes: Changes) -> dict[str, str]:
+    """Each output of the new net, and each input that is no input of the old one, to the blob it is in the old net."""
+    before, after = graph_of(old), graph_of(new)
+    blobs = changes.old_names(list(dict.fromkeys(after.outputs)), list(before.shapes))
+    return blobs | changes.old_names([name for name in after.inputs if name not in before.inputs], list(before.shapes))
+
+
+def input_sets(model: Model, path: str | None) -> list[tuple[str, Arrays]]:
+    """(what they are, inputs) to compare on: random ones, and those of an .npz file.
+
+    Raises CaffeError for a file that lacks an input of the model, or cannot be read.
+    """
+    net = build_net(model)
+    sets: list[tuple[str, Arrays]] = [("random inputs", random_inputs(net))]
+    if path is not None:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                given = {name: np.asarray(file[name], np.float32) for name in net.inputs if name in file}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CaffeError(f"{path}: cannot be read as arrays: {error}") from error
+        missing = [name for name in net.inputs if name not in given]
+        if missing:
+            raise CaffeError(f"{path}: has no array '{missing[0]}', which is an input of the net")
+        sets.append((path, given))
+    return sets
+
+
+def compare(
+    source: Runner, destination: Runner, inputs: Arrays, changes: Changes, blobs: Mapping[str, str]
+) -> dict[str, float]:
+    """For each output of the destination its error: max |new - old| / max(1, max |old|), infinity for another size.
+
+    Args:
+        source: runs the old net; gives all that `blobs` names.
+        destination: runs the new one.
+        inputs: of the old net.
+        changes: what was changed between the two.
+        blobs: new output, or new input that is an inner blob of the old net, to what it is called in the old one.
+    """
+    old = source(inputs)
+    starts = [changes.new_name(blob) for blob in changes.starts]
+    given = {changes.new_name(name): changes.new_input(array) for name, array in inputs.items()}
+    if starts:
+        given = {name: given[name] if name in given else old[blobs[name]] for name in starts}
+    new = destination(given)
+    errors = {}
+    for output, array in new.items():
+        # The outputs of a torch program have no names: each is held to the one that is nearest.
+        name = blobs.get(output, output)
+        candidates = [old[name]] if name in old else [value for value in old.values() if value.size == array.size]
+        shaped = [value.reshape(array.shape) if value.size == array.size else value for value in candidates]
+        errors[output] = min((difference(array, value) for value in shaped), default=float("inf"))
+    return errors
