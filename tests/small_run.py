@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from forked import Forked
 
 from caffe_bridge import weights
 from caffe_bridge.datasets import shapes
@@ -111,15 +112,15 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
         }
 
 
-def start(module: str, arguments: list[str], processes: int = 1) -> subprocess.Popen:
-    """A tool in a process of its own, or in several under torchrun."""
+def torchrun(module: str, arguments: list[str], processes: int) -> subprocess.Popen:
+    """A tool in several processes under torchrun."""
     several = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    command = [sys.executable, "-m", *(several if processes > 1 else []), f"caffe_bridge.tools.{module}", *arguments]
+    command = [sys.executable, "-m", *several, f"caffe_bridge.tools.{module}", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen | Forked) -> str:
     """What the process printed; it has to end well."""
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output

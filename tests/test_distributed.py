@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_run import PROTOTXT, SmallRun, finish, read_all, start
+from forked import fork_two
+from small_run import PROTOTXT, SmallRun, finish, read_all, torchrun
 
 from caffe_bridge import config, definition
 from caffe_bridge.cli import run
@@ -32,9 +33,9 @@ def settings():
 
 def test_two_processes_train_as_one_with_twice_the_passes(small):
     """Weights and losses of each iteration; and a run begun by two goes on in one."""
-    snapshots = ("TRAIN.SNAPSHOT_ITERS", "2")
-    both = start("train_net", small.training("two", 3, iter_size=2, settings=snapshots), processes=2)
-    alone = small.training("one", 3, "--seed-passes", iter_size=4, settings=snapshots)
+    snapshots = ("TRAIN.SNAPSHOT_ITERS", "1")
+    both = torchrun("train_net", small.training("two", 2, iter_size=2, settings=snapshots), processes=2)
+    alone = small.training("one", 2, "--seed-passes", iter_size=4, settings=snapshots)
     assert run(train_net.main, alone) == 0
     output = finish(both)
     assert output.count("done solving") == 1 and output.count("Iteration 1 (") == 1
@@ -43,12 +44,12 @@ def test_two_processes_train_as_one_with_twice_the_passes(small):
         for name in ("one", "two")
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    states = [small.output(name) / "small_iter_2.solverstate.h5" for name in ("one", "two")]
-    again = small.training("again", 3, "--seed-passes", "--resume", str(states[1]), iter_size=4)
+    states = [small.output(name) / "small_iter_1.solverstate.h5" for name in ("one", "two")]
+    again = small.training("again", 2, "--seed-passes", "--resume", str(states[1]), iter_size=4)
     assert run(train_net.main, again) == 0
-    expected = read_all(small.snapshot("one", 3))
+    expected = read_all(small.snapshot("one", 2))
     for name in ("two", "again"):
-        got = read_all(small.snapshot(name, 3))
+        got = read_all(small.snapshot(name, 2))
         assert got.keys() == expected.keys()
         for blob, values in expected.items():
             np.testing.assert_allclose(got[blob], values, rtol=1e-4, atol=1e-6, err_msg=blob)
@@ -58,7 +59,8 @@ def test_two_processes_find_what_one_finds(small):
     assert run(train_net.main, small.training("tested", 1)) == 0
     net = small.snapshot("tested", 1)
     assert run(test_net.main, small.testing("one", net)) == 0
-    finish(start("test_net", small.testing("two", net), processes=2))
+    for process in fork_two("test_net", small.testing("two", net)):
+        finish(process)
     found = [small.output(name, "shapes_val") / "small_iter_1" for name in ("one", "two")]
     for file in ("segm.json", "results.json"):
         assert (found[0] / file).read_text() == (found[1] / file).read_text()

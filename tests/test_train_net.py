@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_run import PROTOTXT, SmallRun, finish, read_all, start
+from forked import fork
+from small_run import PROTOTXT, SmallRun, finish, read_all
 
 from caffe_bridge import compiled_net, config, definition, mixed_precision
 from caffe_bridge.class_count import class_count, with_classes
@@ -126,14 +127,14 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(small, finished):
     arguments = small.training("killed", iterations, "--resume", settings=every)
     moments = random.Random(time.time_ns())
     for _ in range(KILLS):
-        process = start("train_net", arguments)
+        process = fork("train_net", arguments)
         for line in process.stdout:
             if "Solving" in line:
                 break
         time.sleep(moments.uniform(0, 1.5))
         process.kill()
         process.communicate()
-    finish(start("train_net", arguments))
+    finish(fork("train_net", arguments))
     assert same(small.snapshot("killed", iterations), small.snapshot("whole", iterations))
     records = [json.loads(line) for line in (small.output("killed") / "training.jsonl").read_text().splitlines()]
     assert [record["iter"] for record in records] == list(range(iterations))
