@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from caffe_bridge import schema
 from caffe_bridge.errors import LayerError
+from caffe_bridge.layers import functional
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.registry import register
 
@@ -33,11 +34,10 @@ class LRN(Layer):
         return [bottom_shapes[0]]
 
     def forward(self, bottom: torch.Tensor) -> torch.Tensor:
-        square = bottom.square()
         if self.within:
-            mean = F.avg_pool2d(square, self.size, stride=1, padding=self.size // 2)
-        else:
-            columns = square.flatten(2).unsqueeze(1)
-            mean = F.avg_pool2d(columns, (self.size, 1), stride=1, padding=(self.size // 2, 0))
-            mean = mean.reshape(bottom.shape)
-        return bottom * (self.k + self.alpha * mean).pow(-self.beta)
+            mean = F.avg_pool2d(bottom.square(), self.size, stride=1, padding=self.size // 2)
+            return bottom * (self.k + self.alpha * mean).pow(-self.beta)
+        # Compilers and exporters know torch's own operations.
+        plain = torch.compiler.is_compiling() or not functional.has_kernel(bottom)
+        normalize = functional.lrn_in_torch if plain else functional.lrn
+        return normalize(bottom, self.size, self.alpha, self.beta, self.k)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from caffe_bridge import native, randomness, schema
+from caffe_bridge import randomness, schema
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers import functional
 from caffe_bridge.layers.base import Layer, Shape
@@ -60,13 +60,9 @@ def max_pool(images: torch.Tensor, windows: Windows) -> torch.Tensor:
     """
     size = (images.shape[2], images.shape[3])
     # Compilers and exporters know torch's own operation.
-    if not torch.compiler.is_compiling() and _has_kernel(images):
+    if not torch.compiler.is_compiling() and functional.has_kernel(images):
         return functional.max_pool(images, *windows[:3], windows.output_size(size))
     return max_pool_indices(images, windows)[0]
-
-
-def _has_kernel(images: torch.Tensor) -> bool:
-    return images.device.type == "cpu" and images.dtype in (torch.float, torch.double) and native.load().loaded
 
 
 def max_pool_indices(images: torch.Tensor, windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,8 @@ import pytest
 import torch
 from layer_cases import cases, check_case, make_layer
 
-from caffe_bridge import CaffeError
+from caffe_bridge import CaffeError, native
+from caffe_bridge.layers import functional
 
 
 @pytest.mark.parametrize("name", cases("LRN"))
@@ -33,3 +34,30 @@ def test_refusals():
         make_layer('type: "LRN" lrn_param { local_size: 4 }', (1, 1, 1, 1))
     with pytest.raises(CaffeError, match="4-axis"):
         make_layer('type: "LRN"', (1, 1)).top_shapes([(1, 1)])
+
+
+@pytest.mark.skipif(not native.load().loaded, reason="the extension is not built")
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+@pytest.mark.parametrize("size", [1, 5, 2**31 - 1])
+@pytest.mark.parametrize("shape", [(2, 7, 17, 31), (1, 1, 2, 3)])
+def test_native_kernel_is_the_formula(shape, size, beta):
+    x = (10 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    grad = torch.randn(shape, dtype=torch.float64)
+    top = functional.lrn(x, size, 0.5, beta, 2.0)
+    (result,) = torch.autograd.grad(top, x, grad)
+    window = min(size, 2 * shape[1] + 1)
+    expected = functional.lrn_in_torch(x, window, 0.5 * window / size, beta, 2.0)
+    torch.testing.assert_close(top, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(result, *torch.autograd.grad(expected, x, grad), rtol=1e-6, atol=1e-12)
+    single = functional.lrn(x.float(), size, 0.5, beta, 2.0)
+    torch.testing.assert_close(single, expected.float(), rtol=2e-6, atol=0)
+
+
+def test_has_two_derivatives():
+    x = torch.randn(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def normalize(images):
+        return functional.lrn(images, 3, 0.5, 0.75, 1.0)
+
+    assert torch.autograd.gradcheck(normalize, x)
+    assert torch.autograd.gradgradcheck(normalize, x)

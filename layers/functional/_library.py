@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from caffe_bridge import native
+
 LIBRARY = torch.library.Library("caffe_bridge", "DEF")
 
 _twins: dict[Any, Callable[..., Any]] = {}
@@ -43,6 +45,11 @@ class pure_torch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _twins.get(func, func)(*args, **(kwargs or {}))
+
+
+def has_kernel(tensor: torch.Tensor) -> bool:
+    """Whether operations of which only the CPU has a native kernel are faster for this tensor than torch's own."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float, torch.double) and native.load().loaded
 
 
 def in_float(tensor: torch.Tensor) -> torch.Tensor:
