@@ -82,7 +82,8 @@ def from_torchvision(path: str, tensors: Mapping[str, torch.Tensor], mean: Seque
             continue
         layers[layer] = [_tensor(path, tensors, f"{place}.{kind}").float() for kind in ("weight", "bias")]
     _check_shapes(path, layers)
-    layers["conv1_1"] = _first_convolution(*layers["conv1_1"], mean)
+    weight, bias = layers["conv1_1"]
+    layers["conv1_1"] = _first_convolution(weight, bias, mean)
     return Model(path, layers, _definition(layers))
 
 
