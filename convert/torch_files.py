@@ -1,8 +1,9 @@
-"""Nets written for PyTorch: stand-alone source, and exported programs."""
+"""Nets written for PyTorch: stand-alone source, exported programs, and state dicts for torchvision's networks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,11 +12,12 @@ from safetensors.torch import save_file
 from caffe_bridge.convert.model import Model
 from caffe_bridge.convert.onnx_files import build_net
 from caffe_bridge.convert.torch_export import TorchModule, torch_module
+from caffe_bridge.convert.torch_export.torchvision import TorchvisionWeights, torchvision_weights
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.net import Net
 from caffe_bridge.weights.files import replacing
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_STATISTICS = ("running_mean", "running_var")
 
 
 def weights_beside(path: str) -> str:
@@ -34,16 +36,41 @@ def write_source(path: str, model: Model, *, weights: str | None = None, half: b
     """
     written = torch_module(build_net(model, copy=False))
     tensors = {name: tensor.clone() for name, tensor in written.tensors.items()}
-    if half:
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not name.endswith(_STATISTICS):
-                tensors[name] = tensor.half()
     with replacing(weights or weights_beside(path)) as temporary:
-        mode = os.stat(temporary).st_mode
-        save_file(tensors, temporary, {"format": "pt"})
-        os.chmod(temporary, mode)  # safetensors makes a file that nobody else can read
+        _save_safetensors(_halved(tensors) if half else tensors, temporary)
     with replacing(path) as temporary:
         Path(temporary).write_text(written.source, encoding="utf-8")
+
+
+def write_torchvision(path: str, model: Model, *, architecture: str = "auto", half: bool = False) -> TorchvisionWeights:
+    """A state dict for a network of torchvision, as .safetensors or else as torch.save writes it.
+
+    Args:
+        path: the file to write.
+        model: definition and weights.
+        architecture: the network; see `torchvision_weights`, which says what is refused.
+        half: store all tensors but running statistics in half precision.
+    """
+    made = torchvision_weights(build_net(model, copy=False), architecture)
+    tensors = _halved(made.state) if half else made.state
+    with replacing(path) as temporary:
+        if path.lower().endswith(".safetensors"):
+            _save_safetensors(tensors, temporary)
+        else:
+            torch.save(tensors, temporary)
+    return made
+
+
+def _halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors in half precision, but running statistics."""
+    kept = {name for name, tensor in tensors.items() if not tensor.is_floating_point() or name.endswith(_STATISTICS)}
+    return {name: tensor if name in kept else tensor.half() for name, tensor in tensors.items()}
+
+
+def _save_safetensors(tensors: Mapping[str, torch.Tensor], path: str) -> None:
+    mode = os.stat(path).st_mode
+    save_file(dict(tensors), path, {"format": "pt"})
+    os.chmod(path, mode)  # safetensors makes a file that nobody else can read
 
 
 def write_program(path: str, model: Model) -> None:

@@ -35,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--static", action="store_true", help="of .onnx: fix batch and image size to the inputs' shapes")
     made.add_argument("--dialect", help="from .onnx and .pt2: whose layers may be used (default: bvlc)")
     made.add_argument(
+        "--torchvision",
+        metavar="NAME",
+        help="to .pt, .pth or .safetensors: a state dict for this network of torchvision; 'auto' finds it",
+    )
+    made.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
         help="run both nets on the same inputs and compare (default: where both can be run)",
@@ -79,12 +84,16 @@ def main(argv: list[str] | None = None) -> int:
     suffixes = [formats.suffix_of(path, formats.WRITERS) for path in destinations]
     if (arguments.opset or arguments.static) and ".onnx" not in suffixes:
         given.error("--opset and --static are for writing .onnx")
+    if arguments.torchvision and not {*suffixes} <= {".pt", ".pth", ".safetensors"}:
+        given.error("--torchvision is for writing .pt, .pth or .safetensors")
     shapes = dict(arguments.input_shape or ())
     original = formats.read_model(sources, **_reading(arguments, shapes))
     original = _with_input_shapes(original, shapes)
     first, changes = _changes(arguments, original).parts()
     reference, notes = first.apply(original)
     model, more = changes.apply(reference)
+    if arguments.torchvision:
+        return _write_torchvision(destinations[0], model, arguments, [*notes, *more])
     formats.write_model(model, destinations, **_writing(arguments, suffixes))
     _report(destinations, model, [*notes, *more])
     return _verify(arguments, [] if first.any() else sources, destinations, reference, model, changes)
@@ -178,6 +187,19 @@ def _mean(text: str, model: Model) -> np.ndarray:
     if array.ndim == 3 and array.shape != graph.shapes[image_input(model, graph)][1:]:
         return array.mean((1, 2))
     return array
+
+
+def _write_torchvision(path: str, model: Model, arguments: argparse.Namespace, notes: Sequence[str]) -> int:
+    """Write a state dict for torchvision, and say for which network, and what that computes otherwise."""
+    from caffe_bridge.convert.torch_files import write_torchvision
+
+    made = write_torchvision(path, model, architecture=arguments.torchvision, half=arguments.fp16)
+    print(f"{path}: for torchvision.models.{made.architecture}(num_classes={made.classes}), {len(made.state)} tensors")
+    for note in notes:
+        print(note)
+    for difference in made.differences:
+        print(f"computes otherwise: {difference}")
+    return 0
 
 
 def _report(destinations: Sequence[str], model: Model, notes: Sequence[str]) -> None:
