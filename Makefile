@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 SOURCES := caffe_bridge layers convert tools tests benchmarks setup.py
 
-.PHONY: setup venv demo test pytest wheel-test lint types accept clean
+.PHONY: setup venv demo test pytest wheel-test lint types accept peers clean
 
 setup venv: $(VENV)/.installed
 
@@ -67,6 +67,22 @@ accept: setup
 		$(CHECK)/e2e.py check-train prototxt/$$net/train.prototxt $(REFERENCE)/e2e/$${net}_train_256x320.npz || exit 1; \
 	done
 	KILLS=20 $(BIN)/python -m pytest tests/test_train_net.py -k killed
+
+# What other programs make of the files written here: onnxruntime, and OpenCV 4.14 (the last with a Caffe importer) and
+# 5 in environments of their own, since they cannot share one.
+PEERS := build/peers
+PEER_opencv4 := 4.14.*
+PEER_opencv5 := 5.*
+$(PEERS)/%/.installed: $(VENV)/.dependencies
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		numpy "opencv-python-headless==$(PEER_$*)"
+	touch $@
+
+peers: setup $(PEERS)/opencv4/.installed $(PEERS)/opencv5/.installed
+	$(BIN)/python tests/peers/compare.py --opencv4 $(PEERS)/opencv4/bin/python --opencv5 $(PEERS)/opencv5/bin/python \
+		--work $(PEERS) --record tests/peers/record.json $(PEERS_ARGS)
+	$(BIN)/caffe-bridge onnx-table
 
 clean:
 	rm -rf build dist output *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,13 +1,13 @@
 """Compare what we write with what other programs compute from it. Prints tables; exit status 1 where one differs.
 
-python tests/peers/compare.py --opencv4 PYTHON --opencv5 PYTHON [--work FOLDER] [--record FILE] [NAME ...]
+python tests/peers/compare.py --opencv4 PYTHON --opencv5 PYTHON [--work FOLDER] [--record FILE] [--layers] [NET ...]
 
 - onnxruntime, in this environment, runs every ONNX model;
 - OpenCV 5 runs every ONNX model, written for it;
 - OpenCV 4.14, the last with a Caffe importer, reads every caffemodel.
 
 The models are the recorded cases of all layers that have an ONNX export, and the nets of zoo.py. The interpreters given
-have numpy and opencv-python-headless; `make peers` sets them up. NAMEs choose nets and cases by parts of their names.
+have numpy and opencv-python-headless; `make peers` sets them up. --layers and names of nets choose what is compared.
 """
 
 from __future__ import annotations
@@ -158,12 +158,10 @@ class Peers:
             path.unlink()
 
 
-def cases(peers: Peers, wanted: list[str]) -> list[Comparison]:
+def cases(peers: Peers) -> list[Comparison]:
     """The recorded cases of the layers."""
     found = []
     for name in onnx_cases.names():
-        if not _is_wanted(name, wanted):
-            continue
         case = onnx_cases.load(name)
         comparison = Comparison(name, case.types)
         with case.configured():
@@ -173,12 +171,11 @@ def cases(peers: Peers, wanted: list[str]) -> list[Comparison]:
     return found
 
 
-def nets(peers: Peers, wanted: list[str]) -> list[Comparison]:
-    """The nets of the zoo, one at a time, since their files are large."""
+def nets(peers: Peers, names: Iterable[str]) -> list[Comparison]:
+    """Nets of the zoo, one at a time, since their files are large."""
     found = []
-    for name, entry in zoo.ZOO.items():
-        if not _is_wanted(name, wanted):
-            continue
+    for name in names:
+        entry = zoo.ZOO[name]
         net, inputs = zoo.load(name)
         comparison = Comparison(name, [])
         peers.add(net, inputs, comparison, entry.caffe, entry.more)
@@ -189,10 +186,6 @@ def nets(peers: Peers, wanted: list[str]) -> list[Comparison]:
             f"{name:18}" + "  ".join(f"{peer} {outcome}" for peer, outcome in comparison.outcomes.items()), flush=True
         )
     return found
-
-
-def _is_wanted(name: str, wanted: list[str]) -> bool:
-    return not wanted or any(part in name for part in wanted)
 
 
 def by_type(found: Iterable[Comparison]) -> dict[str, dict[str, list[int]]]:
@@ -226,24 +219,36 @@ def is_acceptable(comparison: Comparison, peer: str) -> bool:
     return outcome.passed or bool(outcome.known) or refused
 
 
+def renew(path: Path, versions: dict[str, str], layers: Iterable[Comparison], whole: Iterable[Comparison]) -> None:
+    """Put what was found into a record; nets that were not compared, and types if no case was, stay as they were."""
+    record = json.loads(path.read_text()) if path.exists() else {"versions": {}, "types": {}, "nets": {}}
+    record["versions"] |= versions
+    record["types"] = dict(sorted((record["types"] | by_type(layers)).items()))
+    found = {c.name: {peer: outcome.error for peer, outcome in c.outcomes.items()} for c in whole}
+    record["nets"] = {name: errors for name in zoo.ZOO if (errors := found.get(name, record["nets"].get(name)))}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(zoo.ZOO))
+    parser.add_argument("--layers", action="store_true", help="the recorded cases of layers")
     parser.add_argument("--opencv4", required=True, metavar="PYTHON")
     parser.add_argument("--opencv5", required=True, metavar="PYTHON")
     parser.add_argument("--work", type=Path, help="folder for models (default: a temporary one)")
     parser.add_argument("--record", type=Path, help="JSON file to write, from which the documents' table is made")
     args = parser.parse_args(argv)
+    if unknown := set(args.nets) - set(zoo.ZOO):
+        parser.error(f"no net is called {', '.join(sorted(unknown))}")
+    everything = not args.layers and not args.nets
     with tempfile.TemporaryDirectory(dir=args.work) as work:
         peers = Peers({"opencv4": args.opencv4, "opencv5": args.opencv5}, Path(work))
-        layers = cases(peers, args.names)
+        layers = cases(peers) if everything or args.layers else []
         print_cases(layers)
-        whole = nets(peers, args.names)
+        whole = nets(peers, zoo.ZOO if everything else args.nets)
     print("; ".join(f"{TITLES[peer]}: {version}" for peer, version in peers.versions.items()))
     if args.record:
-        errors_ = {c.name: {peer: outcome.error for peer, outcome in c.outcomes.items()} for c in whole}
-        record = {"versions": peers.versions, "types": by_type(layers), "nets": errors_}
-        args.record.write_text(json.dumps(record, indent=1) + "\n")
+        renew(args.record, peers.versions, layers, whole)
     wrong = [f"{c.name} ({peer})" for c in layers + whole for peer in c.outcomes if not is_acceptable(c, peer)]
     print(f"not in agreement: {', '.join(wrong)}" if wrong else "all in agreement")
     return int(bool(wrong))

@@ -28,12 +28,14 @@ def _check_image_info(info: Shape) -> None:
 def _mnc_shapes(layer: Any, bottoms: list[Shape], rows: int) -> list[Shape]:
     check_shapes(len(layer.anchors), bottoms[0], bottoms[1])
     _check_image_info(bottoms[2])
-    return [(rows, 5), (1, rows)][: len(layer.param.top)]
+    shapes: list[Shape] = [(rows, 5), (1, rows)]
+    return shapes[: len(layer.param.top)]
 
 
 def _faster_rcnn_shapes(layer: Any, bottoms: list[Shape], rows: int) -> list[Shape]:
     _mnc_shapes(layer, bottoms, rows)
-    return [(rows, 5), (rows, 1)][: len(layer.param.top)]
+    shapes: list[Shape] = [(rows, 5), (rows, 1)]
+    return shapes[: len(layer.param.top)]
 
 
 def _proposal_shapes(layer: Any, bottoms: list[Shape], rows: int) -> list[Shape]:

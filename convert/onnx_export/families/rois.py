@@ -40,7 +40,8 @@ def _pool_edges(graph: GraphBuilder, corners: str, axis: int, bins: int, size: i
     first = graph.add("Floor", graph.add("Mul", each, graph.constant(range(bins))))
     last = graph.add("Ceil", graph.add("Mul", each, graph.constant(range(1, bins + 1))))
     limit = graph.constant(size)
-    return tuple(_within(graph, graph.add("Add", edge, start), limit) for edge in (first, last))  # type: ignore
+    first, last = (_within(graph, graph.add("Add", edge, start), limit) for edge in (first, last))
+    return first, last
 
 
 class _Windows(NamedTuple):
@@ -55,13 +56,12 @@ class _Windows(NamedTuple):
 
 
 def _power_windows(graph: GraphBuilder, first: str, last: str, size: int) -> _Windows:
-    length = graph.add("Sub", last, first)
+    length, powers = graph.add("Sub", last, first), _powers(size)
     power = graph.integers(0)
-    for side in _powers(size)[1:]:
+    for side in powers[1:]:
         reached = graph.add("GreaterOrEqual", length, graph.integers(side))
         power = graph.add("Add", power, graph.cast(reached, TensorProto.INT64))
-    side = graph.add("Gather", graph.integers(*_powers(size)), power, axis=0)
-    starts = first, graph.add("Sub", last, side)
+    starts = first, graph.add("Sub", last, graph.add("Gather", graph.integers(*powers), power, axis=0))
     limits = graph.integers(0), graph.integers(size - 1)
     near, far = (graph.add("Min", graph.add("Max", start, limits[0]), limits[1]) for start in starts)
     return _Windows(power, (near, far), graph.add("LessOrEqual", length, limits[0]))

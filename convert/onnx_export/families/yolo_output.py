@@ -49,7 +49,7 @@ def _predictions(
     graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str], anchors: Sequence[np.ndarray]
 ) -> tuple[str, str, str]:
     """Boxes (n, 4) (centre x, centre y, width, height), probabilities of an object (n,) and class scores (n, C)."""
-    parts: list[tuple[str, ...]] = []
+    parts = []
     channels = 5 + node.layer.classes
     for bottom, (images, _, height, width), sizes in zip(bottoms, node.bottoms, anchors):
         values = graph.reshape(bottom, [images, len(sizes), channels, height, width])
@@ -67,10 +67,9 @@ def _predictions(
         boxes = graph.add("Concat", *(graph.add("Div", part, size) for part in (centre, extent)), axis=4)
         objects = graph.add("Sigmoid", graph.part(values, 4, 4, 5))
         shaped = ((boxes, (-1, 4)), (objects, (-1,)), (graph.part(values, 4, 5), (-1, channels - 5)))
-        parts.append(tuple(graph.add("Reshape", value, graph.integers(*shape)) for value, shape in shaped))
-    if len(parts) == 1:
-        return parts[0]  # type: ignore[return-value]
-    return tuple(graph.add("Concat", *values, axis=0) for values in zip(*parts))  # type: ignore[return-value]
+        parts.append([graph.add("Reshape", value, graph.integers(*shape)) for value, shape in shaped])
+    boxes, objects, classes = (graph.add("Concat", *values, axis=0) for values in zip(*parts))
+    return boxes, objects, classes
 
 
 def _detections(graph: GraphBuilder, node: ExportedLayer, boxes: str, row: str, label: str, scores: str) -> str:
