@@ -26,6 +26,7 @@ case $NET in
     *) MODEL=mnc5 INIT=$NET.mask.caffemodel ;;
 esac
 NET_INIT=${NET_INIT:-data/imagenet_models/$INIT}
+EXPERIMENT=mnc_5stage
 
 cd "$(dirname "$0")/../.."
 CFG=experiments/cfgs/$NET/mnc_5stage.yml
@@ -33,22 +34,7 @@ if [ ! -f "$CFG" ]; then
     echo "$0: there are no settings $CFG for NET=$NET" >&2
     exit 2
 fi
-if [ -z "${CAFFE_BRIDGE:-}" ]; then
-    CAFFE_BRIDGE=caffe-bridge
-    [ ! -x .venv/bin/caffe-bridge ] || CAFFE_BRIDGE=.venv/bin/caffe-bridge
-fi
-read -ra COMMAND <<< "$CAFFE_BRIDGE"
-DEVICE=(--gpu "$GPU")
-[ "$GPU" != cpu ] || DEVICE=(--cpu)
-
-SLUG=$(printf '%s' "$*" | tr -c '[:alnum:].=-' '_')
-LOG=experiments/logs/mnc_5stage_${NET}_${SLUG:0:100}.txt.$(date +%Y-%m-%d_%H-%M-%S)
-mkdir -p experiments/logs
-export PYTHONUNBUFFERED=1
-exec &> >(tee -a "$LOG")
-echo "Logging output to $LOG"
-SAID=$(mktemp)
-trap 'rm -f "$SAID"' EXIT
+. experiments/scripts/begin.sh
 set -x
 
 time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
@@ -59,9 +45,7 @@ time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
     --cfg "$CFG" \
     "$@" | tee "$SAID"
 
-set +x
-NET_FINAL=$(sed -n 's/^Wrote snapshot to: //p' "$SAID" | tail -n 1)
-set -x
+NET_FINAL=$(last_said "Wrote snapshot to: ")
 
 time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
     --def "prototxt/$MODEL/test.prototxt" \
