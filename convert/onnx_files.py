@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 
 from caffe_bridge import schema
 from caffe_bridge.convert.model import Model
+from caffe_bridge.convert.tensor_files import as_tensor
 from caffe_bridge.definition import NetDefinition, read_net
 from caffe_bridge.errors import CaffeError, WeightsError
 from caffe_bridge.net import Net
@@ -31,11 +31,24 @@ def write_onnx(
     from caffe_bridge.convert.onnx_export import export_onnx
 
     options = {} if opset is None else {"opset": opset}
-    export_onnx(build_net(model, input_shapes), path, dynamic=dynamic, **options)
+    export_onnx(build_net(model, input_shapes, copy=False), path, dynamic=dynamic, **options)
 
 
-def build_net(model: Model, input_shapes: InputShapes | None = None) -> Net:
+class _UnfilledNet(Net):
+    """A net whose parameters are about to be given, all of them."""
+
+    def fill(self, keep: Iterable[tuple[str, int]] = ()) -> None:
+        """Nothing: what is not written takes no memory."""
+
+
+def build_net(model: Model, input_shapes: InputShapes | None = None, *, copy: bool = True) -> Net:
     """The net of a model for TEST, with its weights, and inputs of other shapes if given.
+
+    Args:
+        model: definition and weights.
+        input_shapes: shapes of inputs in place of the definition's.
+        copy: whether the net has weights of its own. Without, it may be read only: its parameters can be those of a
+            file that is mapped into memory.
 
     Raises:
         CaffeError: no definition, or an input shape for a blob that is no input.
@@ -45,7 +58,7 @@ def build_net(model: Model, input_shapes: InputShapes | None = None) -> Net:
         raise CaffeError(f"{model.path}: holds no definition; give the net's prototxt too (--model)")
     definition = read_net(model.definition, "TEST")
     _set_input_shapes(definition, input_shapes or {})
-    net = Net(definition)
+    net = _UnfilledNet(definition)
     for layer, parameters in net.params.items():
         blobs = model.layers.get(layer, ())
         for i, (parameter, owner) in enumerate(zip(parameters, net.graph.owners[layer])):
@@ -57,8 +70,12 @@ def build_net(model: Model, input_shapes: InputShapes | None = None) -> Net:
             found, wanted = tuple(blob.shape), tuple(parameter.shape)
             if found != wanted:
                 raise WeightsError(f"{model.path}: blob {i} of layer '{layer}' is {found}, the net's is {wanted}")
-            with torch.no_grad():
-                parameter.copy_(blob if isinstance(blob, torch.Tensor) else torch.from_numpy(np.array(blob)))
+            values = as_tensor(blob)
+            if copy or values.dtype != parameter.dtype:
+                with torch.no_grad():
+                    parameter.copy_(values)
+            else:
+                parameter.data = values
     return net
 
 

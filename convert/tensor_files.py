@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +21,10 @@ from caffe_bridge.errors import CaffeError, WeightsError
 from caffe_bridge.weights.files import map_file, replacing
 
 DEFINITION = "caffe_bridge.net"  # safetensors metadata: the net's prototxt
+_TORCH_ERRORS = (  # torch.load on damaged files
+    *(AssertionError, AttributeError, EOFError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile),
+)
 
 
 def read_safetensors(path: str) -> Model:
@@ -63,15 +68,19 @@ def read_state_dict(path: str) -> Model:
 
 def load_torch(path: str) -> Mapping[str, torch.Tensor]:
     """The dict of tensors a torch file holds, whatever their names. Runs no code of the file; raises WeightsError."""
-    if bytes(map_file(path)[:2]) not in (b"PK", b"\x80\x02"):
+    contents = map_file(path)
+    head = contents[:2]
+    if head not in (b"PK", b"\x80\x02"):
         raise WeightsError(f"{path}: not a file as torch.save writes it")
+    # The older format is read from the mapping, which, unlike a file, takes no memory for a string that is not there.
+    source, mapped = (path, True) if head == b"PK" else (contents, False)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: is no torch file of tensors alone; other objects are refused, since loading them can run code"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+    except _TORCH_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path}: cannot be read as a torch file: {reason}") from error
     if not isinstance(content, Mapping):
@@ -109,13 +118,15 @@ def _model(path: str, tensors: Mapping[str, torch.Tensor]) -> Model:
 
 
 def _tensors(model: Model) -> dict[str, torch.Tensor]:
-    return {key(layer, i): _tensor(blob) for layer, blobs in model.completed().items() for i, blob in enumerate(blobs)}
+    layers = model.completed()
+    return {key(layer, i): as_tensor(blob) for layer, blobs in layers.items() for i, blob in enumerate(blobs)}
 
 
-def _tensor(blob: Any) -> torch.Tensor:
+def as_tensor(blob: Any) -> torch.Tensor:
+    """A blob as a contiguous tensor, for reading: it lies in the same memory where that is possible."""
     if isinstance(blob, torch.Tensor):
         return blob.detach().contiguous()
-    array = np.ascontiguousarray(blob).astype(blob.dtype.newbyteorder("="), copy=False)
+    array = np.asarray(blob, order="C").astype(blob.dtype.newbyteorder("="), copy=False)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only written to a file
+        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only read
         return torch.from_numpy(array)

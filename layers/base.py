@@ -154,7 +154,10 @@ class Layer(torch.nn.Module):
         size = tuple(int(d) for d in shape)
         check_shape(f"parameter {len(self.blobs)}", size)
         # NumPy's zeros are mapped, not written: a parameter that is shared or loaded later costs nothing here.
-        blob = torch.nn.Parameter(torch.from_numpy(np.zeros(size, np.float32)))
+        try:
+            blob = torch.nn.Parameter(torch.from_numpy(np.zeros(size, np.float32)))
+        except MemoryError:
+            raise LayerError(f"there is no memory for parameter {len(self.blobs)} of shape {size}") from None
         self.blobs.append(blob)
         self.fillers.append(filler)
         return blob

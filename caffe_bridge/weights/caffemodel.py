@@ -226,7 +226,9 @@ def _read_definition(path: str, buffer: mmap.mmap) -> Any:
 
 
 def _without_blobs(buffer: mmap.mmap, item: wire.Field, kind: _Kind | None) -> Iterator[bytes]:
-    """A field as it stands, in parts; of a layer of this kind, all but its blobs."""
+    """A field as it stands, in parts; of a layer of this kind, all but its blobs. Nothing of groups: Caffe has none."""
+    if item.wire == wire.START_GROUP:
+        return
     if kind is None or item.wire != wire.BYTES:
         yield buffer[item.start : min(item.end, item.start + MAX_DEFINITION + 1)]
         return

@@ -22,12 +22,20 @@ class StoredBlob:
         legacy: the file gives num, channels, height and width, which compare with a shape of up to four axes counted
             from the last: (1, 1, 1, N) equals (N,).
         problem: why the values cannot be had, or None.
+        unpacked: bytes of memory that `array` takes where the file does not hold the values as they are.
     """
 
-    __slots__ = ("_fetch", "legacy", "problem", "shape")
+    __slots__ = ("_fetch", "legacy", "problem", "shape", "unpacked")
 
-    def __init__(self, shape: Shape, fetch: Callable[[], np.ndarray], legacy: bool = False, problem: str | None = None):
-        self.shape, self.legacy, self.problem = shape, legacy, problem
+    def __init__(
+        self,
+        shape: Shape,
+        fetch: Callable[[], np.ndarray],
+        legacy: bool = False,
+        problem: str | None = None,
+        unpacked: int = 0,
+    ):
+        self.shape, self.legacy, self.problem, self.unpacked = shape, legacy, problem, unpacked
         self._fetch = fetch
 
     def matches(self, shape: Shape) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,9 +22,13 @@ from caffe_bridge.weights.files import replacing, to_array
 MAX_DEPTH = 32
 MAX_LINKS = 1 << 17
 MAX_BLOBS = 1 << 10
-MAX_EXPANSION = 1100  # deflate's best ratio is 1032
+MAX_EXPANSION, MAX_UNPACKED = 10, 64 << 20
+"""What a file may unpack to: so many times its size and so many bytes."""
 MAX_TEXT = 1 << 16
-OWN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+SHUFFLE, DEFLATE, FLETCHER32 = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
+FILTERS = ((), (SHUFFLE,), (DEFLATE,), (SHUFFLE, DEFLATE))
+"""What chunks may be packed with, a checksum at the end aside. HDF5 unpacks whatever a chunk says, so deflated ones are
+measured first."""
 
 Owners = Mapping[str, Sequence[tuple[str, int]]]
 
@@ -77,10 +83,14 @@ def child(path: str, group: h5py.Group, key: str) -> Any:
 def _check_storage(where: str, properties: h5py.h5p.PropDCID) -> None:
     if properties.get_external_count() or properties.get_layout() == h5py.h5d.VIRTUAL:
         raise WeightsError(f"{where} keeps its values in other files; these are not read")
-    for i in range(properties.get_nfilters()):
-        code = properties.get_filter(i)[0]
-        if code not in OWN_FILTERS:
-            raise WeightsError(f"{where} is packed with HDF5 filter {code}; repack it (h5repack -f NONE)")
+    filters = _filters(properties)
+    if (filters[:-1] if filters[-1:] == (FLETCHER32,) else filters) not in FILTERS:
+        codes = ", ".join(map(str, filters))
+        raise WeightsError(f"{where} is packed with HDF5 filters {codes}; repack it (h5repack -f NONE)")
+
+
+def _filters(properties: h5py.h5p.PropDCID) -> tuple[int, ...]:
+    return tuple(properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
 
 
 def read(path: str, buffer: mmap.mmap) -> Weights:
@@ -91,6 +101,7 @@ def read(path: str, buffer: mmap.mmap) -> Weights:
             if not has(file, "data") or not isinstance(data := child(path, file, "data"), h5py.Group):
                 raise WeightsError(f"{path}: holds no group 'data'; not weights as Caffe writes them")
             blobs = _Walk(path, buffer).layers(data)
+            check_unpacked(path, [blob for layer in blobs.values() for blob in layer if blob], buffer)
     except BaseException:
         file.close()
         raise
@@ -150,28 +161,58 @@ def stored_blob(path: str, data: h5py.Dataset, buffer: mmap.mmap) -> StoredBlob:
     if problem := shape_problem(shape):
         raise WeightsError(f"{where}: {problem}")
     size, stored = data.size * kind.get_size(), data.id.get_storage_size()
-    ratio = MAX_EXPANSION if data.id.get_create_plist().get_nfilters() else 1
-    if size > stored * ratio or stored > len(buffer):
+    packed = bool(_filters(data.id.get_create_plist()))
+    if stored > len(buffer) or (size > stored and not packed):
         raise WeightsError(f"{where} has shape {shape}, {size} bytes, but {min(stored, len(buffer))} are stored")
     offset = data.id.get_offset()
     if offset is None or not h5py.h5t.py_create(data.dtype).equal(kind):
-        return StoredBlob(shape, partial(_fetch, path, data))
+        chunk = math.prod(data.chunks or ()) * kind.get_size()
+        return StoredBlob(shape, partial(_fetch, path, data, buffer), unpacked=max(size, chunk))
     if offset + size > len(buffer):
         raise WeightsError(f"{where}: truncated: its {size} bytes go on beyond the end of the file")
     return StoredBlob(shape, partial(_view, shape, data.dtype, buffer, offset))
+
+
+def check_unpacked(path: str, blobs: Sequence[StoredBlob], buffer: mmap.mmap) -> None:
+    """Raise WeightsError for blobs that take far more memory than their file: it can name one data set many times."""
+    size = sum(blob.unpacked for blob in blobs)
+    if size > MAX_EXPANSION * len(buffer) + MAX_UNPACKED:
+        raise WeightsError(
+            f"{path}: its {len(buffer)} bytes would unpack to {size}; if it is to be trusted, repack it "
+            "(h5repack -f NONE)"
+        )
 
 
 def _view(shape: Shape, dtype: np.dtype, buffer: mmap.mmap, offset: int) -> np.ndarray:
     return np.ndarray(shape, dtype, buffer, offset)
 
 
-def _fetch(path: str, data: h5py.Dataset) -> np.ndarray:
+def _fetch(path: str, data: h5py.Dataset, buffer: mmap.mmap) -> np.ndarray:
     if not data:
         raise WeightsError("the file is closed")
     with explained(path):
+        if DEFLATE in _filters(data.id.get_create_plist()):
+            _check_deflated(data, buffer)
         array = np.asarray(data[()])
     array.flags.writeable = False
     return array
+
+
+def _check_deflated(data: h5py.Dataset, buffer: mmap.mmap) -> None:
+    """Raise WeightsError for a chunk that inflates to more than a chunk, which HDF5 would do without a limit."""
+    position = _filters(data.id.get_create_plist()).index(DEFLATE)
+    room = math.prod(data.chunks) * data.id.get_type().get_size()
+    chunks: list[Any] = []
+    data.id.chunk_iter(chunks.append)
+    for chunk in chunks:
+        if not chunk.filter_mask >> position & 1:
+            packed = buffer[chunk.byte_offset : chunk.byte_offset + chunk.size]
+            try:
+                unpacked = zlib.decompressobj().decompress(packed, room + 1)
+            except zlib.error as error:
+                raise WeightsError(f"a chunk cannot be unpacked: {error}") from error
+            if len(unpacked) > room:
+                raise WeightsError(f"a chunk of {room} bytes unpacks to more")
 
 
 # -- writing -------------------------------------------------------------------------------------------------

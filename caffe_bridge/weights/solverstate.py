@@ -110,11 +110,13 @@ def _read_hdf5(path: str, buffer: mmap.mmap) -> SolverState:
         members = [hdf5.child(path, group, str(i)) for i in range(len(group))]
         if not all(isinstance(member, h5py.Dataset) for member in members):
             raise WeightsError(f"{path}: 'history' is not a group of blobs")
+        blobs = [hdf5.stored_blob(path, member, buffer) for member in members]
+        hdf5.check_unpacked(path, blobs, buffer)
         return SolverState(
             iter=hdf5.read_int(path, file, "iter"),
             learned_net=hdf5.read_text(path, file, "learned_net") if hdf5.has(file, "learned_net") else None,
             current_step=hdf5.read_int(path, file, "current_step"),
-            history=_arrays(path, [hdf5.stored_blob(path, member, buffer) for member in members]),
+            history=_arrays(path, blobs),
             streams=_hdf5_streams(path, file, buffer),
         )
 
