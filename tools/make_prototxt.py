@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from caffe_bridge.cli import run
 from caffe_bridge.errors import CaffeError
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.classes is not None:
             if isinstance(definition, Published):
                 raise CaffeError(f"'{name}' has the classes it was published with; --classes is for the detectors")
-            model = dataclasses.replace(definition.model, classes=args.classes)
+            model: Any = dataclasses.replace(definition.model, classes=args.classes)
             definition = dataclasses.replace(definition, model=model)
         for file_name, text in files(definition).items():
             path = directory / name / file_name

@@ -28,7 +28,7 @@ class Definition:
 
     about: str
     paper: str
-    net: Callable[[Model], NetSpec]
+    net: Callable[[Any], NetSpec]
     model: Model
     solver: dict[str, Any]
 
