@@ -166,7 +166,9 @@ def report(args: argparse.Namespace, imdb: Dataset, found: list[Found], folder: 
     result_files.write_page(folder / "best_and_worst.png", imdb, found)
     print(judged.table())
     for kind, figures in judged.coco.items():
-        print(f"COCO {kind}: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in figures.items()))
+        # Of sizes that no instance has, COCO's figure is -1.
+        shown = [f"{name} {100 * value:.1f}" if value >= 0 else f"{name} none" for name, value in figures.items()]
+        print(f"COCO {kind}: {', '.join(shown)}")
 
 
 def wait_for(path: Path) -> None:
