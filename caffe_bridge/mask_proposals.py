@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.io
 
+from caffe_bridge import matlab_files
 from caffe_bridge.config import cfg
 from caffe_bridge.errors import CaffeError
 
@@ -107,17 +107,10 @@ def read_training(path: str, classes: int, mask_size: int | None = None) -> Trai
     )
 
 
-def _load(path: str, names: Iterable[str]) -> dict[str, np.ndarray]:
-    names = list(names)
-    try:
-        found = scipy.io.loadmat(path, variable_names=names)
-    except Exception as error:  # the reader raises whatever it stumbles over in a damaged file
-        reason = getattr(error, "strerror", None) or f"is no readable MATLAB file ({type(error).__name__})"
-        raise CaffeError(f"{path}: {reason}") from error
-    for name in names:
-        if name not in found:
-            raise CaffeError(f"{path}: lacks {name}")
-        if not isinstance(found[name], np.ndarray) or found[name].dtype.kind not in "buif":
+def _load(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    found = matlab_files.load(path, names)
+    for name, values in found.items():
+        if values.dtype.kind not in "buif":
             raise CaffeError(f"{path}: {name} is no array of numbers")
     return found
 

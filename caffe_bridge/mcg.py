@@ -7,15 +7,13 @@ Grouping, CVPR 2014; MNC, tools/prepare_mcg_maskdb.py.
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.io
 import scipy.ndimage
 
+from caffe_bridge import matlab_files
 from caffe_bridge.errors import CaffeError
 
 _TABLE = 1 << 24  # entries of the table of proposals and superpixels that is filled at a time
@@ -49,16 +47,7 @@ def read(path: str, top_k: int = -1) -> Grouping:
     Raises:
         CaffeError: the file cannot be read, or holds something else.
     """
-    try:
-        found = scipy.io.loadmat(path, variable_names=["superpixels", "labels"])
-    except NotImplementedError as error:
-        raise CaffeError(f"{path}: is a MATLAB 7.3 file; save it with -v7") from error
-    except Exception as error:  # the reader raises whatever it stumbles over in a damaged file
-        reason = getattr(error, "strerror", None) or f"is no readable MATLAB file ({type(error).__name__})"
-        raise CaffeError(f"{path}: {reason}") from error
-    for name in ("superpixels", "labels"):
-        if not isinstance(found.get(name), np.ndarray):
-            raise CaffeError(f"{path}: lacks {name}")
+    found = matlab_files.load(path, ("superpixels", "labels"))
     pixels, cells = found["superpixels"], found["labels"].ravel()
     if pixels.ndim != 2 or not pixels.size or pixels.dtype.kind not in "uif":
         raise CaffeError(f"{path}: superpixels are numbers (H, W), not {pixels.dtype} {pixels.shape}")
@@ -130,22 +119,4 @@ def write(path: str, superpixels: np.ndarray, labels: Sequence[np.ndarray]) -> N
     cells = np.empty((len(labels), 1), object)
     for number, label in enumerate(labels):
         cells[number, 0] = np.asarray(label, np.int32)[None]
-    write_matlab(path, {"superpixels": superpixels.astype(np.int32), "labels": cells})
-
-
-def write_matlab(path: str, arrays: dict[str, np.ndarray | bool]) -> None:
-    """Write a MATLAB file that appears complete or not at all, and is the same for equal arrays.
-
-    Raises:
-        CaffeError: it cannot be written.
-    """
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, arrays, do_compression=True)
-    partial = f"{path}.{os.getpid()}.partial"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:])
-        os.replace(partial, path)
-    except OSError as error:
-        raise CaffeError(f"{path}: cannot be written: {error.strerror}") from error
+    matlab_files.save(path, {"superpixels": superpixels.astype(np.int32), "labels": cells})

@@ -203,6 +203,7 @@ DAMAGE = {
     "wrong keys": lambda path: change(path, boxes=None, box=np.zeros((3, 4))),
     "wrong shape": lambda path: change(path, boxes=np.zeros((4, 3))),
     "masks of another number": lambda path: change(path, masks=np.zeros((2, 21, 21), bool)),
+    "MATLAB 7.3": lambda path: path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(512)),
     "text": lambda path: path.write_text("proposals"),
 }
 

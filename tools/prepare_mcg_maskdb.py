@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from caffe_bridge import image_jobs, mcg, proposal_targets
+from caffe_bridge import image_jobs, matlab_files, mcg, proposal_targets
 from caffe_bridge.cli import run
 from caffe_bridge.datasets import Dataset, get_imdb
 from caffe_bridge.datasets.annotation import PackedMasks
@@ -111,12 +111,12 @@ def prepare(task: Task) -> str | None:
         raise CaffeError(f"{task.source}: its superpixels are those of an image of {sizes[0]}, this one is {sizes[1]}")
     boxes, masks = mcg.decode(grouping, task.mask_size)
     if task.truth is None:
-        mcg.write_matlab(task.target, proposal_targets.for_testing(boxes, masks))
+        matlab_files.save(task.target, proposal_targets.for_testing(boxes, masks))
     else:
         truth = task.truth
         arrays = proposal_targets.for_training(boxes, masks, truth.boxes, truth.masks, truth.classes)
-        mcg.write_matlab(task.target, arrays)
-        mcg.write_matlab(task.mirrored, proposal_targets.mirrored(arrays, task.size[1]))
+        matlab_files.save(task.target, arrays)
+        matlab_files.save(task.mirrored, proposal_targets.mirrored(arrays, task.size[1]))
     if not len(grouping):
         return f"{task.source}: has no proposal with a pixel in the image"
     return f"{task.source}: {grouping.empty} proposals without a pixel left out" if grouping.empty else None
