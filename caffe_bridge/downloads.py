@@ -48,6 +48,8 @@ class Expected:
     def problem(self, path: Path) -> str | None:
         """What is wrong with a file, or None."""
         size = path.stat().st_size
+        if not size:
+            return "is empty"
         if self.size and size != self.size:
             return f"has {size:,} bytes, not {self.size:,}"
         algorithm, _, value = self.digest.partition(":")

@@ -79,7 +79,9 @@ def _stage(archive: Path, place: Path, stack: ExitStack) -> Path:
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Name, size and contents of every file. Links and devices are refused: no data set has any."""
-    if zipfile.is_zipfile(archive):
+    with open(archive, "rb") as file:
+        is_zip = file.read(2) == b"PK"
+    if is_zip:
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
                 if not info.is_dir():

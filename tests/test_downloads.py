@@ -138,6 +138,7 @@ def test_a_piece_longer_than_the_file_is_thrown_away(get, server, tmp_path):
         (Page(CONTENT + b"x"), Expected(len(CONTENT)), "has 10,241 bytes, not 10,240: it is another file now"),
         (Page(CONTENT + b"x", sized=False), Expected(len(CONTENT)), "more came than the 10,240 bytes"),
         (Page(b"<html>gone</html>", kind="text/html; charset=utf-8"), Expected(), "a web page came in place"),
+        (Page(b""), Expected(), "what arrived is empty"),
         (Page(CONTENT, statuses=[403]), Expected(), "403 Forbidden"),
         (Page(CONTENT, statuses=[503] * 9), Expected(), "503 Service Unavailable"),
     ],
