@@ -28,34 +28,20 @@ def updates(
         for i, blob in enumerate(blobs):
             gradient = blob * scale / solver.get("iter_size", 1) + solver["weight_decay"] * parameters[name][i]
             rate = solver["base_lr"] * (1, 2)[i]  # lr_mult
-            rule = {"SGD": _sgd, "Adam": _adam}[solver["type"]]
-            result[name].append(rule(gradient, rate, (name, i), history, t, solver))
+            if solver["type"] == "SGD":
+                (momentum,) = history[name, i]
+                momentum = solver["momentum"] * momentum + rate * gradient
+                history[name, i] = (momentum,)
+                result[name].append(momentum)
+            else:
+                history[name, i] = mean, square = _moments(gradient, *history[name, i], solver)
+                correction = np.sqrt(1 - solver["momentum2"] ** t) / (1 - solver["momentum"] ** t)
+                result[name].append(rate * correction * mean / (np.sqrt(square) + 1e-8))
     return result
 
 
-def _sgd(
-    gradient: np.ndarray,
-    rate: float,
-    key: Any,
-    history: dict[Any, tuple[np.ndarray, ...]],
-    t: int,
-    solver: dict[str, Any],
-) -> np.ndarray:
-    (before,) = history[key]
-    history[key] = (solver["momentum"] * before + rate * gradient,)
-    return history[key][0]
-
-
-def _adam(
-    gradient: np.ndarray,
-    rate: float,
-    key: Any,
-    history: dict[Any, tuple[np.ndarray, ...]],
-    t: int,
-    solver: dict[str, Any],
-) -> np.ndarray:
+def _moments(
+    gradient: np.ndarray, mean: np.ndarray, square: np.ndarray, solver: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
     first, second = solver["momentum"], solver["momentum2"]
-    mean, square = history[key]
-    mean, square = first * mean + (1 - first) * gradient, second * square + (1 - second) * gradient**2
-    history[key] = mean, square
-    return rate * np.sqrt(1 - second**t) / (1 - first**t) * mean / (np.sqrt(square) + 1e-8)
+    return first * mean + (1 - first) * gradient, second * square + (1 - second) * gradient**2
