@@ -42,8 +42,9 @@ def caffe_runner(model: Model, blobs: Sequence[str] = ()) -> Runner:
         with torch.no_grad():
             tops = net(**{name: torch.as_tensor(array) for name, array in inputs.items()}, blobs=blobs)
         for node in net.graph.nodes:
-            if hasattr(node.layer, "reset"):
-                node.layer.reset()
+            reset = getattr(node.layer, "reset", None)
+            if callable(reset):
+                reset()  # recurrent layers go on where the last pass ended
         return {name: top.numpy() for name, top in tops.items()}
 
     return run

@@ -396,15 +396,17 @@ class TestClasses:
         assert build_net(made).graph.shapes["prob"] == (1, 4, 1, 1)
 
     @pytest.mark.parametrize("group", [1, 21])
-    def test_upsampled_scores(self, group):
+    @pytest.mark.parametrize("top", ["prob", "crop"])
+    def test_upsampled_scores(self, group, top):
         body = (
             'layer { name: "score" type: "Convolution" bottom: "x0" top: "score" '
             "convolution_param { num_output: 21 kernel_size: 1 } }"
             'layer { name: "up" type: "Deconvolution" bottom: "score" top: "up" convolution_param { '
             f"num_output: 21 group: {group} kernel_size: 4 stride: 2 bias_term: false }} }}"
             'layer { name: "crop" type: "Crop" bottom: "up" bottom: "x0" top: "crop" crop_param { axis: 2 offset: 1 } }'
-            'layer { name: "prob" type: "Softmax" bottom: "crop" top: "prob" }'
         )
+        if top == "prob":
+            body += 'layer { name: "prob" type: "Softmax" bottom: "crop" top: "prob" }'
         model = make_model(body, "1,3,5,5")
         kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 16
         weight = np.zeros((21, 21 // group, 4, 4), np.float32)
@@ -415,7 +417,7 @@ class TestClasses:
         columns = range(3) if group == 1 else 0
         assert (made.layers["up"][0][range(3), columns] == kernel).all()
         assert made.layers["up"][0].sum() == pytest.approx(3 * kernel.sum())
-        assert build_net(made).graph.shapes["prob"] == (1, 3, 5, 5)
+        assert build_net(made).graph.shapes[top] == (1, 3, 5, 5)
 
     def test_single_shot_heads(self):
         body = (
@@ -434,8 +436,13 @@ class TestClasses:
 
     def test_what_is_refused(self):
         model = make_model('layer { name: "r" type: "ReLU" bottom: "x0" top: "y" }', "2,3,4,4")
-        with pytest.raises(CaffeError, match="no layer that scores classes"):
+        with pytest.raises(CaffeError, match=r"'y' does not score classes.*'x0' \(Input\)"):
             change_classes(model, 3)
+        two = make_model(
+            'layer { name: "s" type: "Slice" bottom: "x0" top: "y" top: "z" slice_param { axis: 0 } }', "2,3"
+        )
+        with pytest.raises(CaffeError, match="no layer that scores classes"):
+            change_classes(two, 3)
         with pytest.raises(CaffeError, match="at least 2"):
             change_classes(model, 1)
         body = (

@@ -82,9 +82,9 @@ def _affine(model: Model, param: Any, layer: Any) -> tuple[np.ndarray, np.ndarra
         if not layer.use_global_stats:
             raise _Stays("it takes the statistics of each batch")
         mean, variance, share = blobs
-        share = 1 / share[0] if share[0] else 0.0
-        factor = 1 / np.sqrt(variance * share + layer.eps)
-        return factor, -mean * share * factor
+        weight = 1 / share[0] if share[0] else 0.0
+        factor = 1 / np.sqrt(variance * weight + layer.eps)
+        return factor, -mean * weight * factor
     if param.type == "BN":
         flat = [blob.reshape(-1) for blob in blobs]
         if not isinstance(layer, SegNetBN):

@@ -24,7 +24,7 @@ _COUNTED = ("detection_output_param", "multibox_loss_param", "detection_evaluate
 def change_classes(model: Model, classes: int) -> tuple[Model, list[str]]:
     """The model for another number of classes, the background included, and the layers that have to learn anew.
 
-    Classes are counted where a softmax reads its scores. Followed from there are InnerProduct layers with the box
+    Classes are counted where a softmax reads its scores, or at the output of a net without one. Followed from there are InnerProduct layers with the box
     regressors beside them (see `caffe_bridge.class_count`), or else Convolutions and Deconvolutions, through the
     layers between (as in SqueezeNet, FCN and SSD), and the counts that detection layers hold. The weights of the
     layers whose size changes are drawn anew by their fillers, which are zeros where there is none; a Deconvolution that
@@ -64,16 +64,15 @@ def _change_convolutions(model: Model, classes: int) -> None:
     found: dict[int, None] = {}
     reshapes: set[int] = set()
     old: set[int] = set()
-    for i, layer in enumerate(layers):
-        if layer.type in _SOFTMAX and layer.bottom and wiring.sources[i][0] is not None:
-            scorers, between = _scorers(model, wiring, i)
-            dims = [layers[j].reshape_param.shape.dim[-1] for j in between]
-            positive = {dim for dim in dims if dim > 0}
-            if dims and not positive:
-                continue  # a region proposal network: two classes, whatever there is to see
-            old |= positive or {_outputs(layers[j]) for j in scorers}
-            found.update(dict.fromkeys(scorers))
-            reshapes |= set(between)
+    for place in _scores(model, wiring):
+        scorers, between = _scorers(model, wiring, place)
+        dims = [layers[j].reshape_param.shape.dim[-1] for j in between]
+        positive = {dim for dim in dims if dim > 0}
+        if dims and not positive:
+            continue  # a region proposal network: two classes, whatever there is to see
+        old |= positive or {_outputs(layers[j]) for j in scorers}
+        found.update(dict.fromkeys(scorers))
+        reshapes |= set(between)
     if len(old) != 1:
         counts = " and ".join(map(str, sorted(old)))
         problem = f"scores {counts} classes" if old else "has no layer that scores classes for a softmax"
@@ -94,12 +93,20 @@ def _change_convolutions(model: Model, classes: int) -> None:
                 getattr(layer, field).num_classes = classes
 
 
-def _scorers(model: Model, wiring: Wiring, softmax: int) -> tuple[list[int], list[int]]:
-    """The convolutions whose channels are the classes that a softmax reads, and the Reshape layers between."""
+def _scores(model: Model, wiring: Wiring) -> list[Place]:
+    """The scores that softmaxes read; the one output of a net without any."""
+    layers = model.definition.layer
+    read = [wiring.sources[i][0] for i, layer in enumerate(layers) if layer.type in _SOFTMAX and layer.bottom]
+    places = [place for place in read if place is not None] or wiring.unread()
+    return places if read else places[: len(places) == 1]
+
+
+def _scorers(model: Model, wiring: Wiring, scores: Place) -> tuple[list[int], list[int]]:
+    """The convolutions whose channels are the classes of some scores, and the Reshape layers between."""
     layers = model.definition.layer
     scorers: dict[int, None] = {}
     reshapes: list[int] = []
-    waiting: list[Place | None] = [wiring.sources[softmax][0]]
+    waiting: list[Place | None] = [scores]
     while waiting:
         place = waiting.pop()
         if place is None or place[0] in scorers:
@@ -116,8 +123,9 @@ def _scorers(model: Model, wiring: Wiring, softmax: int) -> tuple[list[int], lis
         elif layer.type in _THROUGH:
             waiting += wiring.sources[i][:1] if layer.type == "Crop" else wiring.sources[i]
         else:
+            blob = layers[scores[0]].top[scores[1]]
             raise CaffeError(
-                f"{model.path}: between the softmax '{layers[softmax].name}' and the layers that score classes is "
+                f"{model.path}: '{blob}' does not score classes, or not so that it can be told: before it is "
                 f"'{layer.name}' ({layer.type}), which cannot be followed; set num_output in the prototxt"
             )
     return list(scorers), reshapes

@@ -101,7 +101,8 @@ def _exact(model: Model, graph: Graph, image: str, term: np.ndarray) -> bool:
     """Whether all layers that read the image can take a factor and a term into their weights."""
     readers = wiring_of(model).readers[_entry(model, image)]
     for i in readers:
-        node, layer = graph.nodes[i], graph.nodes[i].layer
+        node = graph.nodes[i]
+        layer: Any = node.layer
         linear = node.type in CONVOLUTIONS or node.type == "InnerProduct"
         if not linear or layer.axis != 1 or len(node.tops) > 1 or node.name in shared_layers(model):
             return False

@@ -33,12 +33,12 @@ class CaffeRecurrent(nn.Module):
         self.hidden_weight = nn.Parameter(torch.zeros(rows, outputs))
 
     def forward(self, x, cont, *more):
-        more = list(more)
+        rest = list(more)
         driven = F.linear(x.flatten(2), self.input_weight, self.input_bias)
         if self.static_weight is not None:
-            driven = driven + F.linear(more.pop(0).flatten(1), self.static_weight)
+            driven = driven + F.linear(rest.pop(0).flatten(1), self.static_weight)
         zeros = x.new_zeros(x.shape[1], self.outputs)
-        states = [state.squeeze(0) for state in more] if self.exposed else [zeros] * self.states
+        states = [state.squeeze(0) for state in rest] if self.exposed else [zeros] * self.states
         outputs = []
         for step in range(x.shape[0]):
             kept = F.linear(states[0] * cont[step].unsqueeze(1), self.hidden_weight)
@@ -46,6 +46,10 @@ class CaffeRecurrent(nn.Module):
             outputs.append(self.output(states[0]))
         top = torch.stack(outputs)
         return (top, *(state.unsqueeze(0) for state in states)) if self.exposed else top
+
+    def step(self, gates, states, cont):
+        """The states after a step, the hidden one first."""
+        raise NotImplementedError
 
     def output(self, hidden):
         return hidden

@@ -129,6 +129,8 @@ class Proposals(nn.Module):
         drop_small: False to let small boxes score 0 instead.
     """
 
+    anchors: torch.Tensor
+
     def __init__(self, anchors, stride, min_size, before, after, threshold, inclusive=False, drop_small=True):
         super().__init__()
         self.register_buffer("anchors", torch.tensor(anchors), persistent=False)

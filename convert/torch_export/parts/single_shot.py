@@ -39,7 +39,8 @@ def keep_apart(boxes, threshold, eta=1.0, inclusive=False):
 
     With eta below 1 the threshold shrinks by it with each box kept while it is above 0.5.
     """
-    left, worst, kept = torch.arange(len(boxes), device=boxes.device), boxes.new_zeros(len(boxes)), []
+    left, worst = torch.arange(len(boxes), device=boxes.device), boxes.new_zeros(len(boxes))
+    kept: list[torch.Tensor] = []
     while True:
         left = left[worst[left] < threshold] if inclusive else left[worst[left] <= threshold]
         if not len(left):
@@ -113,15 +114,15 @@ class SSDDetections(nn.Module):
                 place = place[: self.top_k] if self.top_k > -1 else place
                 own = codes[image, place, 0 if self.share_location else label]
                 boxes = decode_codes(own, priors[place], None if variances is None else variances[place], self.kind)
-                kept = keep_apart(boxes, self.threshold, self.eta)
-                score = scores[image, place[kept], label]
+                apart = keep_apart(boxes, self.threshold, self.eta)
+                score = scores[image, place[apart], label]
                 head = torch.stack([torch.full_like(score, image), torch.full_like(score, label), score], 1)
-                found.append(torch.cat([head, boxes[kept]], 1))
-            found = torch.cat(found) if found else scores.new_zeros(0, 7)
+                found.append(torch.cat([head, boxes[apart]], 1))
+            kept = torch.cat(found) if found else scores.new_zeros(0, 7)
             if self.keep > -1:
-                best = found[:, 2].argsort(descending=True, stable=True)[: self.keep]
-                found = found[best.sort().values]
-            rows.append(found)
+                best = kept[:, 2].argsort(descending=True, stable=True)[: self.keep]
+                kept = kept[best.sort().values]
+            rows.append(kept)
         return detection_rows(rows, len(codes), scores)
 
 

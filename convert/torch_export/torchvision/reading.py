@@ -55,8 +55,8 @@ def _read(node: Node, bottoms: list[Edge], shapes: list[Shape]) -> Edge:
         share = torch.where(share == 0, 0, 1 / share)
         return _norm(node, bottoms, {"running_mean": mean * share, "running_var": variance * share})
     if node.type == "BN" and not isinstance(layer, SegNetBN):
-        names = ("weight", "bias", "running_mean", "running_var")
-        return _norm(node, bottoms, {name: blob.flatten() for name, blob in zip(names, layer.blobs)})
+        keys = ("weight", "bias", "running_mean", "running_var")
+        return _norm(node, bottoms, {key: blob.flatten() for key, blob in zip(keys, layer.blobs)})
     if node.type == "Scale" and _completes(bottoms, layer):
         step = bottoms[0].source
         step.blobs["weight"] = layer.blobs[0]
