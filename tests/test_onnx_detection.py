@@ -206,6 +206,17 @@ class TestRegions:
             inputs = {"features": np.resize(features, (3, channels, 11, 6)), "rois": self.rois(3, 8, 3, 11, 6)}
             assert_close(again(net, tmp_path / "a.onnx", inputs))
 
+    def test_later_opsets(self, tmp_path):
+        body = (
+            'layer { name: "l" type: "ROIPooling" bottom: "features" bottom: "rois" top: "y" '
+            "roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.125 } }"
+        )
+        net = make_net(body, features=(1, 2, 6, 7), rois=(4, 5))
+        inputs = {"features": np.random.default_rng(0).standard_normal((1, 2, 6, 7), np.float32)}
+        inputs["rois"] = self.rois(0, 4, 1, 6, 7)
+        for opset in (18, 21, 22):
+            assert_close(run(net, tmp_path / "a.onnx", inputs, opset=opset))
+
     def test_rois_of_four_axes(self, tmp_path):
         body = (
             'layer { name: "l" type: "ROIPooling" bottom: "features" bottom: "rois" top: "y" '

@@ -182,9 +182,8 @@ def nets(peers: Peers, names: Iterable[str]) -> list[Comparison]:
         del net
         peers.run([comparison])
         found.append(comparison)
-        print(
-            f"{name:18}" + "  ".join(f"{peer} {outcome}" for peer, outcome in comparison.outcomes.items()), flush=True
-        )
+        cells = (str(comparison.outcomes.get(peer, "")) for peer in TITLES)
+        print(f"{name:54}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
     return found
 
 
@@ -200,16 +199,21 @@ def by_type(found: Iterable[Comparison]) -> dict[str, dict[str, list[int]]]:
     return dict(sorted(table.items()))
 
 
-def print_cases(found: Iterable[Comparison]) -> None:
-    """A line for each type, and one for each case that does not agree."""
-    print(f"{'layer':50}" + "".join(f"{title:>22}" for title in TITLES.values()))
+def print_cases(found: list[Comparison]) -> None:
+    """A line for each type, one for each case that does not agree, and one for what is refused."""
+    print(f"{'layer':54}" + "".join(f"{title:>22}" for title in TITLES.values()))
     for type_, peers in by_type(found).items():
         cells = (f"{peers[peer][0]} of {peers[peer][1]}" if peer in peers else "" for peer in TITLES)
-        print(f"{type_:50}" + "".join(f"{cell:>22}" for cell in cells))
+        print(f"{type_:54}" + "".join(f"{cell:>22}" for cell in cells))
+    refused: dict[str, list[str]] = {}
     for comparison in found:
         for peer, outcome in comparison.outcomes.items():
-            if not outcome.passed:
+            if outcome.error is None and is_acceptable(comparison, peer):
+                refused.setdefault(peer, []).append(comparison.name)
+            elif not outcome.passed:
                 print(f"{comparison.name}: {TITLES[peer]}: {outcome}")
+    for peer, names in refused.items():
+        print(f"{TITLES[peer]} refuses {len(names)}: {', '.join(names)}")
 
 
 def is_acceptable(comparison: Comparison, peer: str) -> bool:

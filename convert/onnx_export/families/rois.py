@@ -18,10 +18,10 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 @exports("ROIPooling")
 def roi_pooling(graph: GraphBuilder, node: ExportedLayer, bottoms: Sequence[str]) -> list[str]:
-    """MaxRoiPool; for OpenCV 5, which lacks it, maxima of four windows with sides that are powers of two"""
+    """MaxRoiPool; where programs lack it (OpenCV 5, opset 22) maxima of windows with sides that are powers of two"""
     features, rois = bottoms[0], _rows(graph, node, bottoms[1])
     pooled, scale = node.layer.pooled_size, node.layer.spatial_scale
-    if graph.target != "opencv5":
+    if graph.target != "opencv5" and graph.opset < 22:
         return [graph.add("MaxRoiPool", features, rois, pooled_shape=pooled, spatial_scale=scale)]
     shape = fixed(node.bottoms[0], "the features' sizes")
     corners = _rounded(graph, graph.times(graph.part(rois, 1, 1), scale))
