@@ -4,6 +4,7 @@
 
 Sizes are MNC-5's at test time: a 600 x 1000 image, 38 x 63 feature cells at 1/16. Milliseconds, best of the repeats;
 "torchvision" is its roi_align without half-pixel offsets and with one sample per bin (for warping), roi_pool, nms.
+Pooling and normalisation are AlexNet's first, for ten images; their pure twins are torch's own operations.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def problems(rois: int, channels: int, device: str) -> dict[str, tuple[Callable[
     pooled = torch.randn(rois, channels, 14, 14, device=device, requires_grad=True)
     score_maps = torch.randn(1, 21 * 49, HEIGHT, WIDTH, device=device, requires_grad=True)
     small = torch.rand(rois, 1, 14, 14, device=device, requires_grad=True)
+    images = torch.randn(10, 96, 55, 55, device=device, requires_grad=True)
+    looked_at = images.detach()
 
     def trained(forward: Callable[[], torch.Tensor], *inputs: torch.Tensor) -> Callable[[], object]:
         grad = torch.randn_like(forward())
@@ -75,6 +78,12 @@ def problems(rois: int, channels: int, device: str) -> dict[str, tuple[Callable[
     def psroi() -> torch.Tensor:
         return F.psroi_pooling(score_maps, regions, 21, 7, SCALE)
 
+    def max_pool(of: torch.Tensor = images) -> torch.Tensor:
+        return F.max_pool(of, (3, 3), (2, 2), (0, 0), (27, 27))
+
+    def lrn(of: torch.Tensor = images) -> torch.Tensor:
+        return F.lrn(of, 5, 1e-4, 0.75, 1.0)
+
     tv_pool = tv and (lambda: tv.ops.roi_pool(features, regions, 7, SCALE))
     tv_psroi = tv and (lambda: tv.ops.ps_roi_pool(score_maps, regions, 7, SCALE))
     return {
@@ -88,6 +97,10 @@ def problems(rois: int, channels: int, device: str) -> dict[str, tuple[Callable[
         "psroi_pooling 7x7, forward and backward": (trained(psroi, score_maps), tv and trained(tv_psroi, score_maps)),
         "mask_pooling, forward and backward": (trained(lambda: F.mask_pooling(pooled, small), pooled, small), None),
         "mask_resize 21 to 14": (lambda: F.mask_resize(masks, 14), None),
+        "max_pool 3x3, stride 2": (lambda: max_pool(looked_at), None),
+        "max_pool 3x3, stride 2, forward and backward": (trained(max_pool, images), None),
+        "lrn over 5 channels": (lambda: lrn(looked_at), None),
+        "lrn over 5 channels, forward and backward": (trained(lrn, images), None),
         "nms of 6000 at 0.7": (
             lambda: F.nms(proposals, objectness, 0.7),
             tv and (lambda: tv.ops.nms(proposals, objectness, 0.7)),
@@ -115,13 +128,13 @@ def main() -> None:
     print(f"{device}, {torch.get_num_threads()} threads, {datetime.date.today()}")
     print(f"torch {torch.__version__}, torchvision {tv.__version__ if tv else 'absent'}, kernels {native.status()}")
     print(f"{args.rois} RoIs, {args.channels} channels, {HEIGHT} x {WIDTH} cells; milliseconds\n")
-    print(f"{'':42}{'native':>9}{'pure':>9}{'ratio':>7}{'torchvision':>13}")
+    print(f"{'':46}{'native':>9}{'pure':>9}{'ratio':>7}{'torchvision':>13}")
     for name, (ours, theirs) in problems(args.rois, args.channels, args.device).items():
         fast = milliseconds(ours, args.repeat, args.device)
         with F.pure_torch():
             slow = milliseconds(ours, 1, args.device)
         other = f"{milliseconds(theirs, args.repeat, args.device):13.1f}" if theirs else f"{'-':>13}"
-        print(f"{name:42}{fast:9.1f}{slow:9.1f}{slow / fast:7.1f}{other}", flush=True)
+        print(f"{name:46}{fast:9.1f}{slow:9.1f}{slow / fast:7.1f}{other}", flush=True)
 
 
 if __name__ == "__main__":
