@@ -100,9 +100,37 @@ def test_cfm(run, tmp_path):
     assert value(train, "--iters") == "3" and value(train, "--weights") == "mine.h5"
 
 
-@pytest.mark.parametrize("arguments", [[], ["0"], ["0", "VGG99"]])
-def test_mistakes_of_cfm(run, arguments):
-    result = run(*arguments, script=CFM)
+TINY = "experiments/scripts/cfm_tiny.sh"
+
+
+def test_cfm_from_nothing(run, tmp_path):
+    made = calls(run("some folder", "7", script=TINY, IMAGES="9", ITERS="3"))
+    assert [call[0] for call in made] == (
+        ["make-shapes"] + ["make-proposals", "prepare-mcg-maskdb"] * 2 + ["train-net", "test-net"]
+    )
+    shapes, train_proposals, train_masks, val_proposals, val_masks, train, test = made
+    assert value(shapes, "--train") == "9" and value(shapes, "--seed") == "7"
+    data = "some folder/data"
+    for part, raw, masks in (("train", train_proposals, train_masks), ("val", val_proposals, val_masks)):
+        assert value(raw, "--db") == value(masks, "--db") == f"shapes_{part}"
+        assert value(raw, "--root") == value(masks, "--root") == value(shapes, "--out") == f"{data}/shapes"
+        assert value(raw, "--out") == value(masks, "--input")
+        assert value(masks, "--output") == f"{data}/cache/shapes_{part}_mcg_maskdb"  # where the commands look
+        assert ("--test" in masks) == (part == "val")
+    places = ["--set", "ROOT_DIR", "some folder", "DATA_DIR", data]
+    for call in (train, test):
+        assert call[1] == "--cpu" and call[-5:] == places and (ROOT / value(call, "--cfg")).is_file()
+    assert value(train, "--iters") == "3" and value(train, "--imdb") == "shapes_train"
+    assert value(test, "--imdb") == "shapes_val" and value(test, "--net") == "some folder/final.h5"
+    (tmp_path / data / "shapes").mkdir(parents=True)
+    assert [call[0] for call in calls(run("some folder", script=TINY))][0] == "make-proposals"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"), [(CFM, []), (CFM, ["0"]), (CFM, ["0", "VGG99"]), (TINY, ["a", "1", "2"]), (TINY, ["-h"])]
+)
+def test_mistakes_of_cfm(run, script, arguments):
+    result = run(*arguments, script=script)
     assert result.returncode == 2 and result.stderr
 
 

@@ -131,7 +131,7 @@ DEFINITIONS: dict[str, Definition] = {
         _CFM_PAPER,
         cfm.net,
         _tiny("CFM_tiny"),
-        _TINY_SOLVER | {"snapshot_prefix": "cfm_tiny"},
+        _FROM_SCRATCH_SOLVER | {"stepvalue": [1400, 1800], "snapshot_prefix": "cfm_tiny"},
     ),
     "faster_rcnn": Definition(
         "Faster R-CNN on VGG-16 with RoI warping, trained end to end, as published with MNC",
