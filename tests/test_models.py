@@ -135,10 +135,12 @@ def test_train_and_test_networks_have_parameters_of_one_shape(name):
 @pytest.mark.parametrize("family", PUBLISHED)
 @pytest.mark.parametrize("phase", ["train", "test"])
 def test_tiny_is_the_same_network_above_the_trunk(family, phase):
+    """Dropout apart, which a net that learns for minutes is better without."""
     def above_trunk(name):
         names = [layer.name for layer in committed(name, phase).layer]
         last = max(i for i, layer in enumerate(names) if layer.startswith("relu5_"))
-        return [(layer.name, layer.type, list(layer.top)) for layer in committed(name, phase).layer[last + 1 :]]
+        rest = [layer for layer in committed(name, phase).layer[last + 1 :] if layer.type != "Dropout"]
+        return [(layer.name, layer.type, list(layer.top)) for layer in rest]
 
     assert above_trunk(f"{family}_tiny") == above_trunk(family)
 

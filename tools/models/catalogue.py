@@ -52,15 +52,6 @@ _PUBLISHED_SOLVER = {
     "snapshot": 0,
     "iter_size": 8,
 }
-_TINY_SOLVER = _PUBLISHED_SOLVER | {
-    "base_lr": 0.01,
-    "stepsize": 2000,
-    "display": 20,
-    "average_loss": 20,
-    "iter_size": 1,
-    "clip_gradients": 10.0,
-}
-
 # From scratch, in a few minutes on a CPU: with SGD the cascade takes several times as many updates to get under way.
 _FROM_SCRATCH_SOLVER = {
     "type": "Adam",
@@ -145,6 +136,6 @@ DEFINITIONS: dict[str, Definition] = {
         _FASTER_RCNN_PAPER,
         faster_rcnn.net,
         _tiny("Faster_RCNN_tiny"),
-        _TINY_SOLVER | {"snapshot_prefix": "faster_rcnn_tiny"},
+        _FROM_SCRATCH_SOLVER | {"stepvalue": [2800, 3600], "snapshot_prefix": "faster_rcnn_tiny"},
     ),
 }

@@ -28,7 +28,8 @@ def net(m: Model) -> NetSpec:
         rpn.losses(n)
     rpn.probabilities(n, m)
     if m.train:
-        rpn.proposals(n, m, ("rpn_rois",), use_clip=0)
+        # Unlimited, as published, the gradient of the RoIs' corners is several times that of the RPN's own losses.
+        rpn.proposals(n, m, ("rpn_rois",), use_clip=int(m.from_scratch))
         _sample(n, m)
     else:
         rpn.proposals(n, m, ("rois",))
@@ -65,7 +66,8 @@ def _detect(n: NetSpec, m: Model, features: str) -> None:
         top = f"fc{i}"
         blocks.fc(n, top, bottom, m.hidden, blocks.trained(m), **blocks.pretrained(m))
         blocks.relu(n, f"relu{i}", top)
-        blocks.dropout(n, f"drop{i}", top)
+        if not m.from_scratch:
+            blocks.dropout(n, f"drop{i}", top)
         bottom = top
     blocks.fc(n, "cls_score", "fc7", m.classes, blocks.trained(m), **blocks.gaussian(0.01))
     if m.train:
