@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
-from caffe_bridge import schema
 from caffe_bridge.convert.model import Model
+from caffe_bridge.convert.surgery import set_input_shapes
 from caffe_bridge.convert.tensor_files import as_tensor
-from caffe_bridge.definition import NetDefinition, read_net
+from caffe_bridge.definition import read_net
 from caffe_bridge.errors import CaffeError, WeightsError
 from caffe_bridge.net import Net
 
@@ -17,7 +18,13 @@ InputShapes = Mapping[str, Sequence[int]]
 
 
 def write_onnx(
-    path: str, model: Model, *, opset: int | None = None, input_shapes: InputShapes | None = None, dynamic: bool = True
+    path: str,
+    model: Model,
+    *,
+    opset: int | None = None,
+    input_shapes: InputShapes | None = None,
+    dynamic: bool = True,
+    target: str | None = None,
 ) -> None:
     """An ONNX model of the net in TEST. The model needs a definition, whose inputs are Input layers.
 
@@ -27,10 +34,12 @@ def write_onnx(
         opset: version of the standard operators; the oldest that is supported if not given.
         input_shapes: shapes of inputs in place of the definition's.
         dynamic: leave batch and image size open where every layer accepts others.
+        target: the program that is to run it; see `export_onnx`.
     """
     from caffe_bridge.convert.onnx_export import export_onnx
 
-    options = {} if opset is None else {"opset": opset}
+    given = {"opset": opset, "target": target}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     export_onnx(build_net(model, input_shapes, copy=False), path, dynamic=dynamic, **options)
 
 
@@ -56,9 +65,9 @@ def build_net(model: Model, input_shapes: InputShapes | None = None, *, copy: bo
     """
     if model.definition is None:
         raise CaffeError(f"{model.path}: holds no definition; give the net's prototxt too (--model)")
-    definition = read_net(model.definition, "TEST")
-    _set_input_shapes(definition, input_shapes or {})
-    net = _UnfilledNet(definition)
+    if input_shapes:
+        model = set_input_shapes(model, input_shapes)
+    net = _UnfilledNet(read_net(model.definition, "TEST"))
     for layer, parameters in net.params.items():
         blobs = model.layers.get(layer, ())
         for i, (parameter, owner) in enumerate(zip(parameters, net.graph.owners[layer])):
@@ -77,20 +86,3 @@ def build_net(model: Model, input_shapes: InputShapes | None = None, *, copy: bo
             else:
                 parameter.data = values
     return net
-
-
-def _set_input_shapes(definition: NetDefinition, input_shapes: InputShapes) -> None:
-    left = dict(input_shapes)
-    inputs = []
-    for layer in definition.param.layer:
-        if layer.type != "Input":
-            continue
-        inputs += layer.top
-        shapes = [list(shape.dim) for shape in layer.input_param.shape] or [[]]
-        shapes = shapes * len(layer.top) if len(shapes) == 1 else shapes
-        changed = [left.pop(top, shape) for top, shape in zip(layer.top, shapes)]
-        del layer.input_param.shape[:]
-        layer.input_param.shape.extend(schema.BlobShape(dim=shape) for shape in changed)
-    if left:
-        known = ", ".join(inputs) or "none"
-        raise CaffeError(f"input shape for '{next(iter(left))}', which is no input; the net's inputs are {known}")

@@ -16,6 +16,7 @@ from caffe_bridge import LayerError, schema, text_format
 from caffe_bridge.convert.onnx_export.verification import random_inputs
 from caffe_bridge.convert.torch_export import torch_module, written_types
 from caffe_bridge.convert.torch_export.source import identifier, literal, wrapped
+from caffe_bridge.tools import torch_table
 
 TOLERANCE = 1e-5
 ROOT = Path(caffe_bridge.__file__).parents[1] / "prototxt"
@@ -317,3 +318,7 @@ def test_training_nets_are_refused():
     net = caffe_bridge.Net('layer { name: "x" type: "Input" top: "x" } ', phase="TRAIN")
     with pytest.raises(caffe_bridge.CaffeError, match="TEST"):
         torch_module(net)
+
+
+def test_the_committed_table_is_in_step(capsys):
+    assert torch_table.main(["--check"]) == 0, capsys.readouterr().err

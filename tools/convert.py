@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--input-shape", type=_input_shape, action="append", metavar="NAME=N,C,H,W", help="of an input")
     made.add_argument("--opset", type=int, help="of .onnx: version of its operators (default: 17)")
     made.add_argument("--static", action="store_true", help="of .onnx: fix batch and image size to the inputs' shapes")
+    made.add_argument("--target", help="of .onnx: the program that is to run it: onnxruntime (default), opencv5")
     made.add_argument("--dialect", help="from .onnx and .pt2: whose layers may be used (default: bvlc)")
     made.add_argument(
         "--torchvision",
@@ -82,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     if not sources:
         given.error("a source and a destination are needed")
     suffixes = [formats.suffix_of(path, formats.WRITERS) for path in destinations]
-    if (arguments.opset or arguments.static) and ".onnx" not in suffixes:
-        given.error("--opset and --static are for writing .onnx")
+    if (arguments.opset or arguments.static or arguments.target) and ".onnx" not in suffixes:
+        given.error("--opset, --static and --target are for writing .onnx")
     if arguments.torchvision and not {*suffixes} <= {".pt", ".pth", ".safetensors"}:
         given.error("--torchvision is for writing .pt, .pth or .safetensors")
     shapes = dict(arguments.input_shape or ())
@@ -137,7 +138,8 @@ def _reading(arguments: argparse.Namespace, shapes: Mapping[str, Sequence[int]])
 def _writing(arguments: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, Any]:
     """Keyword arguments of the writer of the destination."""
     if ".onnx" in suffixes:
-        return {"opset": arguments.opset, "dynamic": not arguments.static, "half": arguments.fp16}
+        options = {"opset": arguments.opset, "dynamic": not arguments.static, "target": arguments.target}
+        return {**options, "half": arguments.fp16}
     return {"half": arguments.fp16} if ".py" in suffixes else {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import sys
@@ -12,13 +11,14 @@ from typing import Any
 
 from caffe_bridge.cli import run
 from caffe_bridge.convert.onnx_export import exported_types
-from caffe_bridge.errors import CaffeError
+from caffe_bridge.tools import _marked_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "tests" / "peers" / "record.json"
 """What `make peers` found: versions of programs, cases of each type that agree, errors of nets."""
 
-BEGIN, END = "<!-- begin: caffe-bridge onnx-table -->\n", "<!-- end -->\n"
+VERB = "onnx-table"
+BEGIN, END = _marked_table.begin(VERB), _marked_table.END
 PROGRAMS = {"onnxruntime": "onnxruntime {}", "opencv5": "OpenCV {}", "opencv4": "OpenCV {}, as caffemodel"}
 
 
@@ -50,28 +50,9 @@ def _error(error: float | None) -> str:
     return "" if error is None else f"{error:.0e}"
 
 
-def renewed(text: str) -> str:
-    """A document with the table between its marks. Raises CaffeError where the marks are missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise CaffeError(f"the document has no lines {BEGIN.strip()} and {END.strip()} to put the table between")
-    return f"{before}{BEGIN}{table()}{END}{after}"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Returns 1 when `--check` finds the file out of step, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file is out of step")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "conversion.md", help="default: docs/conversion.md")
-    args = parser.parse_args(argv)
-    text = args.out.read_text(encoding="utf-8")
-    if not args.check:
-        args.out.write_text(renewed(text), encoding="utf-8")
-    elif text != renewed(text):
-        print(f"{args.out} is out of step; run `caffe-bridge onnx-table`", file=sys.stderr)
-        return 1
-    return 0
+    return _marked_table.main(argv, VERB, __doc__, table)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ _COUNTED = ("detection_output_param", "multibox_loss_param", "detection_evaluate
 def change_classes(model: Model, classes: int) -> tuple[Model, list[str]]:
     """The model for another number of classes, the background included, and the layers that have to learn anew.
 
-    Classes are counted where a softmax reads its scores, or at the output of a net without one. Followed from there are InnerProduct layers with the box
-    regressors beside them (see `caffe_bridge.class_count`), or else Convolutions and Deconvolutions, through the
-    layers between (as in SqueezeNet, FCN and SSD), and the counts that detection layers hold. The weights of the
-    layers whose size changes are drawn anew by their fillers, which are zeros where there is none; a Deconvolution that
-    enlarges each class by itself, all alike, goes on to do so.
+    Classes are counted where a softmax reads its scores, or at the output of a net without one. Followed from there
+    are InnerProduct layers with the box regressors beside them (see `caffe_bridge.class_count`), or else Convolutions
+    and Deconvolutions, through the layers between (as in SqueezeNet, FCN and SSD), and the counts that detection
+    layers hold. The weights of the layers whose size changes are drawn anew by their fillers, which are zeros where
+    there is none; a Deconvolution that enlarges each class by itself, all alike, goes on to do so.
 
     Raises CaffeError where the number of classes cannot be told, naming the layer in the way.
     """
