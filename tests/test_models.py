@@ -136,6 +136,7 @@ def test_train_and_test_networks_have_parameters_of_one_shape(name):
 @pytest.mark.parametrize("phase", ["train", "test"])
 def test_tiny_is_the_same_network_above_the_trunk(family, phase):
     """Dropout apart, which a net that learns for minutes is better without."""
+
     def above_trunk(name):
         names = [layer.name for layer in committed(name, phase).layer]
         last = max(i for i, layer in enumerate(names) if layer.startswith("relu5_"))
@@ -367,5 +368,16 @@ def test_detectors_run_and_learn(name, monkeypatch):
         for layer in ("conv5", "fc6", "bbox_pred", *(["rpn_conv/3x3"] if cfg.TRAIN.HAS_RPN else [])):
             gradient = net.params[layer][0].grad
             assert gradient is not None and gradient.isfinite().all() and gradient.abs().sum() > 0, layer
+    finally:
+        config.use("mnc")
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_end2end", "faster_rcnn_alt_opt", "faster_rcnn_alt_opt_tiny"])
+def test_settings_of_detectors_are_py_faster_rcnns(name):
+    config.use("py_faster_rcnn")
+    try:
+        config.cfg_from_file(ROOT / "experiments" / "cfgs" / f"{name}.yml")
+        assert config.cfg.EXP_DIR == name and config.cfg.TEST.HAS_RPN
+        assert config.cfg.TRAIN.HAS_RPN == config.cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED == ("end2end" in name)
     finally:
         config.use("mnc")
