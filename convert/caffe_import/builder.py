@@ -12,7 +12,6 @@ from caffe_bridge.convert.caffe_import import resampling
 from caffe_bridge.convert.caffe_import.graph import Graph, Value, check_size
 from caffe_bridge.convert.caffe_import.operators import shapes_of
 from caffe_bridge.convert.caffe_import.problems import Unsupported
-from caffe_bridge.layers.base import Shape
 
 _LEAST_BUDGET = 32 << 20
 
@@ -73,10 +72,9 @@ class Builder:
 
     def affine(self, x: Value, scale: np.ndarray | None, shift: np.ndarray | None) -> Value:
         """scale x + shift, for arrays that broadcast; numbers if they are the same everywhere."""
+        scale, shift = (None if array is None else _unspread(array) for array in (scale, shift))
         arrays = [array for array in (scale, shift) if array is not None]
-        shape = np.broadcast_shapes(x.shape, *(array.shape for array in arrays))
-        if shape != x.shape:
-            x = self.expand(x, shape)
+        x = self.expand(x, np.broadcast_shapes(x.shape, *(array.shape for array in arrays)))
         if all(array.size and (array == array.flat[0]).all() for array in arrays):
             numbers = [default if a is None else a.flat[0] for a, default in ((scale, 1), (shift, 0))]
             return self.power(x, 1, float(numbers[0]), float(numbers[1]))
@@ -90,8 +88,8 @@ class Builder:
                 raise Unsupported("raises to a power that is no constant")
             return self.add(kind, a, b)
         if a.array is None:
-            return self._with_constant(kind, a, np.asarray(b.array, np.float32))
-        return self._with_constant_first(kind, np.asarray(a.array, np.float32), b)
+            return self._with_constant(kind, self.expand(a, b.shape), _numbers(b.array))
+        return self._with_constant_first(kind, _numbers(np.asarray(a.array)), self.expand(b, a.shape))
 
     def _with_constant(self, kind: str, x: Value, c: np.ndarray) -> Value:
         if kind in ("add", "sub"):
@@ -101,8 +99,6 @@ class Builder:
                 return self.affine(x, c if kind == "mul" else np.float32(1) / c, None)
         if not c.size or (c != c.flat[0]).any():
             raise Unsupported(f"takes '{kind}' with a constant of shape {c.shape}", "one number is possible")
-        if x.shape != np.broadcast_shapes(x.shape, c.shape):
-            x = self.expand(x, np.broadcast_shapes(x.shape, c.shape))
         number = float(c.flat[0])
         if kind == "pow":
             return self.power(x, number)
@@ -213,6 +209,8 @@ class Builder:
     def reshape(self, x: Value, shape: Sequence[int]) -> Value:
         """The same values in another shape."""
         target = tuple(int(size) for size in shape)
+        if x.array is not None and math.prod(target) == x.array.size and min(target, default=1) > 0:
+            return self.constant(x.array.reshape(target), x.name)
         return x if target == x.shape else self.add("reshape", x, shape=target)
 
     def reshape_like(self, x: Value, dims: Sequence[int], zero_copies: bool = True) -> Value:
@@ -252,6 +250,8 @@ class Builder:
     def expand(self, x: Value, shape: Sequence[int]) -> Value:
         """Broadcast to a shape."""
         target = np.broadcast_shapes(x.shape, tuple(shape))
+        if x.array is not None:
+            return self.constant(np.broadcast_to(x.array, target), x.name)
         return x if target == x.shape else self.add("expand", x, shape=target)
 
     def concat(self, values: Sequence[Value], axis: int) -> Value:
@@ -396,10 +396,15 @@ class Builder:
         return self.add("max_pool", x, **windows, ceil=ceil, dilation=tuple(dilation or (1,) * len(kernel)))
 
 
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """In single precision, one number along axes over which the array was spread."""
+    return np.asarray(_unspread(array), np.float32)
+
+
+def _unspread(array: np.ndarray) -> np.ndarray:
+    """The array with one element along axes over which it is only a view of the same."""
+    return array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)]
+
+
 def _is_identity(matrix: np.ndarray) -> bool:
     return matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix), dtype=matrix.dtype))
-
-
-def broadcast_axes(shape: Shape, ndim: int) -> Shape:
-    """A shape with leading ones, as broadcasting adds them."""
-    return (1,) * (ndim - len(shape)) + tuple(shape)

@@ -13,7 +13,7 @@ _CAFFE_1 = frozenset(
 )
 _OPENCV = frozenset(
     "AbsVal BNLL BatchNorm Concat Convolution Crop Deconvolution DetectionOutput Dropout ELU Eltwise Exp Flatten "
-    "HardSwish InnerProduct Input Interp LRN Log Mish Normalize PReLU PSROIPooling Permute Pooling Power PriorBox "
+    "HardSwish InnerProduct Input Interp LRN Log MVN Mish Normalize PReLU PSROIPooling Permute Pooling Power PriorBox "
     "Proposal ROIPooling ReLU ReLU6 Reorg Reshape Scale ShuffleChannel Sigmoid Silence Slice Softmax Split Swish "
     "TanH".split()
 )
@@ -28,12 +28,16 @@ class Dialect:
         layers: the types it has; None for all that caffe-bridge runs.
         floor: whether its Pooling knows round_mode.
         lrn_k: whether its LRN reads k.
+        joins_powers: whether it joins a Power with the one before it even where that raises to a power.
+        batch_statistics: whether its BatchNorm adds eps to the variance where it computes that itself.
     """
 
     name: str
     layers: frozenset[str] | None
     floor: bool = False
     lrn_k: bool = True
+    batch_statistics: bool = True
+    joins_powers: bool = False
 
     def has(self, *types: str) -> bool:
         """Whether it has layers of all these types."""
@@ -46,7 +50,7 @@ DIALECTS = {
         Dialect("bvlc", _CAFFE_1 | {"Clip", "Swish"}, floor=True),
         Dialect("caffe-1.0", _CAFFE_1),
         Dialect("ssd", _CAFFE_1 | {"DetectionOutput", "Normalize", "Permute", "PriorBox"}),
-        Dialect("opencv", _OPENCV, lrn_k=False),
+        Dialect("opencv", _OPENCV, lrn_k=False, batch_statistics=False, joins_powers=True),
         Dialect("caffe-bridge", None, floor=True),
     )
 }

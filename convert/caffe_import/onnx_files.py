@@ -15,6 +15,7 @@ from onnx import helper, inliner
 from caffe_bridge.convert.caffe_import.onnx_node import tensor_array
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.errors import CaffeError
+from caffe_bridge.message_strings import mend_strings
 
 _MOST_INLINED = 100_000
 
@@ -43,6 +44,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         raise CaffeError(f"{name}: this is no ONNX model, or it is cut short") from error
     if not model.HasField("graph"):
         raise CaffeError(f"{name}: this is no ONNX model, or it is cut short")
+    mend_strings(model)
     return model
 
 

@@ -193,6 +193,7 @@ class _Reader:
         shapes = [value.shape for value in inputs if value is not None]
         with self.graph.problems.at(describe(proto), shapes):
             self._check_known(proto)
+            self._check_inputs(proto)
             if any(value is None and name for value, name in zip(inputs, proto.input)):
                 return
             for value in inputs:
@@ -214,6 +215,16 @@ class _Reader:
             raise Unsupported(f"is an operator of '{proto.domain}'", "export with standard operators only")
         if proto.op_type not in CONVERTERS and not onnx_constants.can_fold(proto.op_type):
             raise Unsupported(f"operator {proto.op_type} has no counterpart in Caffe", "cut the net before it")
+
+    def _check_inputs(self, proto: onnx.NodeProto) -> None:
+        try:
+            formal = onnx.defs.get_schema(proto.op_type, self.opset, "").inputs
+        except onnx.defs.SchemaError:
+            return  # an operator of before or after this opset
+        for i, parameter in enumerate(formal):
+            needed = parameter.option == onnx.defs.OpSchema.FormalParameterOption.Single
+            if needed and (i >= len(proto.input) or not proto.input[i]):
+                raise Unsupported(f"lacks its input '{parameter.name}'")
 
     def _outputs(self, node: OnnxNode, inputs: Sequence[Value | None]) -> list[Value]:
         given = [value for value in inputs if value is not None]

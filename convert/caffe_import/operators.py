@@ -11,7 +11,7 @@ of padding). A rule takes the inputs' shapes and the attributes and returns the 
     reduce(x; kind, axes, keep)                kind: mean sum max min abs square
     batch_norm(x, scale, shift, mean, variance; eps)
     standardize(x; axes, eps)                  mean 0 and deviation 1 over `axes`
-    normalize(x; eps, scale)                   divided by the L2 norm over axis 1, times an array (C,) or None
+    normalize(x; eps, scale)                   divided by the L2 norm over axis 1, times an array, (C,) or (), or None
     lrn(x; size, alpha, beta, k)               softmax(x; axis)
     relu elu(alpha) leaky_relu(slope) sigmoid tanh softplus exp log abs mish hard_swish swish(beta) clip(low, high)
     prelu(x, slope)                            power(x; power, scale, shift): (shift + scale x)^power
@@ -19,6 +19,7 @@ of padding). A rule takes the inputs' shapes and the attributes and returns the 
     add sub mul div max min (a, b)
     reshape(x; shape)   transpose(x; order)    concat(...; axis)      split(x; axis, sizes)
     slice(x; axis, start, stop, step)          pad(x; begin, end, value): of every axis
+    crop(x, reference; offset)                 to the sides of a reference
     linear(x; maps)                            maps: axis to a matrix (out, in) that is applied along it
     tile(x; repeats)                           expand(x; shape)       shuffle(x; group)
     depth_to_space(x; block, channels_first)   space_to_depth(x; block, channels_first)

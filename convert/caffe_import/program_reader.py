@@ -95,8 +95,8 @@ class _Reader:
             if spec.kind != OutputKind.USER_OUTPUT:
                 if spec.kind == OutputKind.BUFFER_MUTATION:
                     self.graph.problems.add(f"changes its buffer '{spec.target}'; export the module in eval mode")
-            elif isinstance(value, Value):
-                self.graph.add_result("", value)
+            elif isinstance(value, Value) and spec.arg.name not in self.graph.output_names:
+                self.graph.add_result(spec.arg.name, value)
 
     # -- operators ---------------------------------------------------------------------------------------
 
@@ -198,5 +198,4 @@ def _layer_name(node: torch.fx.Node) -> str:
     path, kind = _stack(node)
     if path and kind.startswith("torch.nn.modules.") and not kind.endswith((".Sequential", ".ModuleList")):
         return path
-    name = _name(node.target).rstrip("_")
-    return f"{path}.{name}" if path else name
+    return f"{path}.{_name(node.target).rstrip('_')}" if path else node.name.rstrip("_")

@@ -13,6 +13,7 @@ import numpy as np
 
 from caffe_bridge.convert.caffe_import.graph import Graph, Node, Value
 
+_JOINING = ("add", "concat", "div", "max", "min", "mul", "sub")
 _NOT_NEGATIVE = ("relu", "sigmoid", "exp", "abs", "softmax")
 
 
@@ -28,6 +29,7 @@ def simplify(graph: Graph) -> None:
         find_gates,
         find_lrn,
         find_shuffle,
+        find_crops,
         join_slices,
         join_lines,
         find_normalize,
@@ -267,6 +269,8 @@ def find_normalize(graph: Graph) -> None:
             if not 0 <= norm.node["low"] <= 1e-6:
                 continue
             eps, norm = norm.node["low"] ** 2, norm.node.inputs[0]
+        elif _is_power(norm.node, 1, 1, 0) and norm.node is not None:
+            eps, norm = norm.node["shift"] ** 2, norm.node.inputs[0]
         root = norm.made_by("power")
         if root is None or (root["power"], root["scale"]) != (0.5, 1) or not 0 <= root["shift"] <= 1e-4:
             continue
@@ -276,13 +280,15 @@ def find_normalize(graph: Graph) -> None:
         is_square = total["kind"] == "square" and total.inputs[0] is x
         if is_square or (total["kind"] == "sum" and _square_of(total.inputs[0]) is x):
             graph.rewrite(node, "normalize", [x], eps=max(eps, root["shift"]), scale=None)
-    for node in graph.walk("affine"):
-        unit, scale = node.inputs[0].made_by("normalize"), node["scale"]
-        if unit is None or unit["scale"] is not None or node["shift"] is not None or len(node.inputs[0].users) != 1:
+    for node in graph.walk("affine", "power"):
+        unit, line = node.inputs[0].made_by("normalize"), _line(node)
+        if unit is None or line is None or unit["scale"] is not None or len(node.inputs[0].users) != 1:
             continue
+        scale, shift = line
         shape = (1,) * (len(node.output.shape) - scale.ndim) + scale.shape
-        if scale.size == shape[1] == node.output.shape[1]:
-            graph.rewrite(node, "normalize", unit.inputs, eps=unit["eps"], scale=scale.reshape(-1))
+        if not shift.any() and scale.size in (1, node.output.shape[1]) and scale.size == shape[1]:
+            blob = scale.reshape(-1) if scale.size > 1 else scale.reshape(())
+            graph.rewrite(node, "normalize", unit.inputs, eps=unit["eps"], scale=blob)
 
 
 # -- rearrangements --------------------------------------------------------------------------------------
@@ -330,6 +336,29 @@ def join_slices(graph: Graph) -> None:
             split.outputs.append(part)
             for node in same:
                 graph.replace(node.output, part)
+
+
+def find_crops(graph: Graph) -> None:
+    """A slice of an image, down to the size of what it is joined with or of an input, is a crop to that."""
+    place = {id(node): i for i, node in enumerate(graph.nodes)}
+    for node in graph.walk("slice"):
+        x, offsets = node.inputs[0], {node["axis"]: node["start"]}
+        inner = x.made_by("slice")
+        if inner is not None and inner["axis"] != node["axis"] and graph.only_user(x) is node and inner["step"] == 1:
+            offsets[inner["axis"]] = inner["start"]
+            x = inner.inputs[0]
+        follows = graph.only_user(node.output)
+        if follows is not None and follows.operator == "slice" and follows["axis"] != node["axis"]:
+            continue
+        if len(x.shape) != 4 or not set(offsets) <= {2, 3} or node["step"] != 1:
+            continue
+        joined = follows.inputs if follows is not None and follows.operator in _JOINING else []
+        for reference in [*joined, *graph.inputs]:
+            before = reference.node is None or place.get(id(reference.node), len(place)) < place[id(node)]
+            fits = len(reference.shape) == 4 and reference.shape[2:] == node.output.shape[2:]
+            if before and fits and reference is not node.output and reference.array is None:
+                graph.rewrite(node, "crop", [x, reference], offset=(offsets.get(2, 0), offsets.get(3, 0)))
+                break
 
 
 def take_padding(graph: Graph) -> None:

@@ -35,6 +35,7 @@ class NetWriter:
         self._weights: dict[str, list[Any]] = {}
         self._names: dict[str, str] = {}
         self._reshaped: dict[str, str] = {}
+        self._made_by: dict[str, Any] = {}
         self._node: Node | None = None
 
     # -- names -------------------------------------------------------------------------------------------
@@ -74,6 +75,11 @@ class NetWriter:
     def before_reshape(self, blob: str) -> str:
         """The blob that a Reshape or Flatten was made of, itself for others."""
         return self._reshaped.get(blob, blob)
+
+    def is_power(self, blob: str) -> bool:
+        """Whether a blob is made by a Power that raises to a power."""
+        layer = self._made_by.get(blob)
+        return layer is not None and layer.type == "Power" and layer.power_param.power != 1
 
     # -- layers ------------------------------------------------------------------------------------------
 
@@ -123,7 +129,8 @@ class NetWriter:
     ) -> list[str]:
         """Add a layer as it is, but for its name and tops."""
         assert self._node is not None
-        name = self._unique(f"{self._node.name}/{suffix}" if suffix else self._node.name, param.type)
+        wanted = f"{self._node.name}/{suffix}" if suffix else self._node.name
+        name = self._unique(wanted, param.type)
         layer = self.net.layer.add()
         layer.CopyFrom(param)
         layer.name = name
@@ -133,6 +140,7 @@ class NetWriter:
         if blobs:
             self._weights[name] = [np.ascontiguousarray(blob, np.float32).reshape(blob.shape) for blob in blobs]
         for top, shape in zip(tops, shapes):
+            self._made_by[top] = layer
             self.shapes[top] = tuple(int(size) for size in shape)
         if param.type in ("Flatten", "Reshape"):
             self._reshaped[tops[0]] = self.before_reshape(param.bottom[0])
@@ -188,20 +196,24 @@ class NetWriter:
 
     def _work_in_place(self, outputs: dict[str, str]) -> None:
         readers = Counter(bottom for layer in self.net.layer for bottom in layer.bottom)
-        made_by = {top: layer for layer in self.net.layer for top in layer.top}
         final: dict[str, str] = {}
         for layer in self.net.layer:
             bottoms = [final.get(bottom, bottom) for bottom in layer.bottom]
-            first = layer.bottom[0] if layer.bottom else ""
-            alone = readers[first] == 1 and first not in outputs
-            if layer.type in _IN_PLACE and len(bottoms) == 1 and alone and made_by[first].type not in _SHARING:
-                final[layer.top[0]] = bottoms[0]
-                if layer.top[0] in outputs:
-                    outputs[bottoms[0]] = outputs.pop(layer.top[0])
+            if layer.type in _IN_PLACE and len(bottoms) == 1:
+                first, top = layer.bottom[0], layer.top[0]
+                alone = readers[first] == 1 and first not in outputs and self._type_of(first) not in _SHARING
+                # OpenCV confuses a layer with a blob of its name that another one has made before.
+                if alone and outputs.get(top, bottoms[0]) == bottoms[0]:
+                    final[top] = bottoms[0]
+                    if top in outputs:
+                        outputs[bottoms[0]] = outputs.pop(top)
             del layer.bottom[:]
             layer.bottom.extend(bottoms)
             for i, top in enumerate(layer.top):
                 layer.top[i] = final.get(top, top)
+
+    def _type_of(self, blob: str) -> str:
+        return self._made_by[blob].type if blob in self._made_by else "Input"
 
 
 def _rename(net: Any, outputs: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from caffe_bridge.convert.caffe_import.graph import Node
+from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
 from caffe_bridge.convert.caffe_import.writer import NetWriter
@@ -59,13 +60,7 @@ def elu(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
 @emits("power")
 def power(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Power."""
-    return _power(writer, bottoms[0], node.output.shape, "", **node.attributes)
-
-
-def _power(writer: NetWriter, bottom: str, shape: Shape, suffix: str, **attributes: float) -> str:
-    defaults = (("power", 1), ("scale", 1), ("shift", 0))
-    param = {key: attributes[key] for key, default in defaults if attributes.get(key, default) != default}
-    return writer.add("Power", [bottom], shape, suffix, **({"power_param": param} if param else {}))
+    return powered(writer, bottoms[0], "", **node.attributes)
 
 
 @emits("clip")
@@ -83,9 +78,9 @@ def clip(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     if math.isfinite(low):
         top = _above(writer, top, low, shape, "low" if both else "")
     if math.isfinite(high):
-        top = _power(writer, top, shape, "turned", scale=-1, shift=high)
+        top = powered(writer, top, "turned", scale=-1, shift=high)
         top = writer.add("ReLU", [top], shape, "high")
-        top = _power(writer, top, shape, "", scale=-1, shift=high)
+        top = powered(writer, top, "", scale=-1, shift=high)
     return top
 
 
@@ -93,8 +88,8 @@ def _above(writer: NetWriter, bottom: str, low: float, shape: Shape, suffix: str
     """max(x, low) = relu(x - low) + low."""
     if low == 0:
         return writer.add("ReLU", [bottom], shape, suffix)
-    top = _power(writer, bottom, shape, "shifted", shift=-low)
-    return _power(writer, writer.add("ReLU", [top], shape, "low"), shape, "back" if suffix else "", shift=low)
+    top = powered(writer, bottom, "shifted", shift=-low)
+    return powered(writer, writer.add("ReLU", [top], shape, "low"), "back" if suffix else "", shift=low)
 
 
 @emits("swish")
@@ -103,7 +98,7 @@ def swish(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     shape, beta = node.output.shape, node["beta"]
     if writer.dialect.has("Swish"):
         return writer.add("Swish", bottoms, shape, **({} if beta == 1 else {"swish_param": {"beta": beta}}))
-    inner = bottoms[0] if beta == 1 else _power(writer, bottoms[0], shape, "scaled", scale=beta)
+    inner = bottoms[0] if beta == 1 else powered(writer, bottoms[0], "scaled", scale=beta)
     return _gated(writer, node, bottoms[0], writer.add("Sigmoid", [inner], shape, "sigmoid"))
 
 
@@ -113,13 +108,13 @@ def hard_swish(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     shape = node.output.shape
     if writer.dialect.has("HardSwish"):
         return writer.add("HardSwish", bottoms, shape)
-    inner = _power(writer, bottoms[0], shape, "line", scale=1 / 6, shift=0.5)
+    inner = powered(writer, bottoms[0], "line", scale=1 / 6, shift=0.5)
     if writer.dialect.has("Clip"):
         gate = writer.add("Clip", [inner], shape, "gate", clip_param={"min": 0, "max": 1})
     else:
         gate = writer.add("ReLU", [inner], shape, "low")
-        gate = _power(writer, gate, shape, "turned", scale=-1, shift=1)
-        gate = _power(writer, writer.add("ReLU", [gate], shape, "high"), shape, "gate", scale=-1, shift=1)
+        gate = powered(writer, gate, "turned", scale=-1, shift=1)
+        gate = powered(writer, writer.add("ReLU", [gate], shape, "high"), "gate", scale=-1, shift=1)
     return _gated(writer, node, bottoms[0], gate)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from caffe_bridge.convert.caffe_import.families.rearrangement import reshaped
 from caffe_bridge.convert.caffe_import.graph import Node
+from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
 from caffe_bridge.convert.caffe_import.writer import NetWriter
@@ -83,7 +84,7 @@ def binary(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     blobs = [writer.blob(value) for value in node.inputs]
     operator, shape = node.operator, node.output.shape
     if operator == "div":
-        blobs[1] = writer.add("Power", [blobs[1]], writer.shape(blobs[1]), "inverse", power_param={"power": -1})
+        blobs[1] = powered(writer, blobs[1], "inverse", power=-1)
         operator = "mul"
     if operator == "min":
         blobs = [_negative(writer, blob) for blob in blobs]
@@ -106,7 +107,7 @@ def binary(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
 
 
 def _negative(writer: NetWriter, blob: str, suffix: str = "negative") -> str:
-    return writer.add("Power", [blob], writer.shape(blob), suffix, power_param={"scale": -1})
+    return powered(writer, blob, suffix, scale=-1)
 
 
 def _spread_axis(large: Shape, small: Shape) -> tuple[int, Shape] | None:

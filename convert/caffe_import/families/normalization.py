@@ -9,6 +9,7 @@ import numpy as np
 
 from caffe_bridge.convert.caffe_import.families.arithmetic import tiled
 from caffe_bridge.convert.caffe_import.graph import Node
+from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
 from caffe_bridge.convert.caffe_import.shapes import reshaped
@@ -32,13 +33,16 @@ def lrn(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     param = {key: value for key, value, default in defaults if value != default}
     top = writer.add("LRN", [blob], images, "", **({"lrn_param": param} if param else {}))
     if factor != 1:
-        top = writer.add("Power", [top], images, "scale", power_param={"scale": factor})
+        top = powered(writer, top, "scale", scale=factor)
     return reshaped(writer, top, shape, "axes")
 
 
 @emits("standardize")
 def standardize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
-    """BatchNorm with the statistics of what it is given, of an image whose channels are what is normalised."""
+    """BatchNorm with the statistics of what it is given, of an image whose channels are what is normalised.
+
+    Where its eps is added to the deviation: MVN for the mean, and division by the deviation in steps.
+    """
     shape, axes = node.output.shape, node["axes"]
     images = (1, math.prod(shape[: axes[0]]), *shape[axes[0] :])
     if len(images) != 4:
@@ -46,6 +50,8 @@ def standardize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     if shape[0] == 1 and axes[0] == 2 and len(shape) == 4:
         images = shape
     blob = reshaped(writer, bottoms[0], images, "image")
+    if not writer.dialect.batch_statistics:
+        return reshaped(writer, _divided(writer, blob, node["eps"]), shape, "shape")
     param: dict[str, Any] = {"use_global_stats": False}
     if not math.isclose(node["eps"], 1e-5, rel_tol=1e-6):
         param["eps"] = node["eps"]
@@ -55,17 +61,28 @@ def standardize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     return reshaped(writer, top, shape, "shape")
 
 
+def _divided(writer: NetWriter, blob: str, eps: float) -> str:
+    images = writer.shape(blob)
+    centred = writer.add("MVN", [blob], images, "centred", mvn_param={"normalize_variance": False})
+    square = powered(writer, centred, "square", power=2)
+    param = {"pool": "AVE", "global_pooling": True}
+    variance = writer.add("Pooling", [square], (*images[:2], 1, 1), "variance", pooling_param=param)
+    inverse = powered(writer, variance, "inverse", power=-0.5, shift=eps)
+    factor = reshaped(writer, inverse, images[:2], "factor")
+    return writer.add("Scale", [centred, factor], images, "", scale_param={"axis": 0})
+
+
 @emits("normalize")
 def normalize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Normalize, else x times (sum of squares)^-0.5."""
     shape, eps, scale = node.output.shape, node["eps"], node["scale"]
     if writer.dialect.has("Normalize") and len(shape) == 4:
-        param: dict[str, Any] = {"across_spatial": False, "channel_shared": scale is None}
+        param: dict[str, Any] = {"across_spatial": False, "channel_shared": scale is None or scale.ndim == 0}
         if not math.isclose(eps, 1e-10):
             param["eps"] = eps
         blob = np.ones((), np.float32) if scale is None else scale
         return writer.add("Normalize", bottoms, shape, "", [blob], norm_param=param)
-    square = writer.add("Power", bottoms, shape, "square", power_param={"power": 2})
+    square = powered(writer, bottoms[0], "square", power=2)
     one = (shape[0], 1, *shape[2:])
     images = (*shape[:2], *shape[2:], *(1,) * (4 - len(shape)))
     weight = np.ones((1, shape[1], 1, 1), np.float32)
@@ -78,10 +95,10 @@ def normalize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         [weight],
         convolution_param=param,
     )
-    inverse = writer.add(
-        "Power", [total], writer.shape(total), "inverse", power_param={"power": -0.5, "shift": max(eps, 1e-24)}
-    )
+    inverse = powered(writer, total, "inverse", power=-0.5, shift=max(eps, 1e-24))
     spread = tiled(writer, reshaped(writer, inverse, one, "axes"), shape)
     suffix = "" if scale is None else "unit"
     top = writer.add("Eltwise", [bottoms[0], spread], shape, suffix, eltwise_param={"operation": "PROD"})
+    if scale is not None and scale.ndim == 0:
+        return powered(writer, top, "", scale=float(scale))
     return top if scale is None else writer.add("Scale", [top], shape, "", [scale])

@@ -9,6 +9,7 @@ import numpy as np
 
 from caffe_bridge.convert.caffe_import.families.rearrangement import reshaped, sliced
 from caffe_bridge.convert.caffe_import.graph import Node
+from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
 from caffe_bridge.convert.caffe_import.writer import NetWriter
@@ -146,7 +147,7 @@ def avg_pool(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     if (ratio == 1).all():
         pass
     elif (ratio == ratio.flat[0]).all():
-        top = writer.add("Power", [top], writer.shape(top), "divisor", power_param={"scale": float(ratio.flat[0])})
+        top = powered(writer, top, "divisor", scale=float(ratio.flat[0]))
     else:
         param = {"axis": 2, "num_axes": 2}
         top = writer.add("Scale", [top], writer.shape(top), "divisor", [ratio.astype(np.float32)], scale_param=param)
@@ -162,11 +163,11 @@ def reduce(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     kind, top = node["kind"], bottoms[0]
     shape = writer.shape(top)
     if kind == "min":
-        top = writer.add("Power", [top], shape, "negative", power_param={"scale": -1})
+        top = powered(writer, top, "negative", scale=-1)
     elif kind == "abs" and not _is_tail(node["axes"], shape):
         kind, top = "sum", writer.add("AbsVal", [top], shape, "abs")
     elif kind == "square" and not (_is_tail(node["axes"], shape) and writer.dialect.has("Reduction")):
-        kind, top = "sum", writer.add("Power", [top], shape, "square", power_param={"power": 2})
+        kind, top = "sum", powered(writer, top, "square", power=2)
     runs = _runs(node["axes"])
     if len(runs) > 1 and kind in ("abs", "square"):
         raise Unsupported("sums over axes that are not side by side")
@@ -174,7 +175,7 @@ def reduce(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         last = i == len(runs) - 1 and kind != "min"
         top = _reduced(writer, top, kind, run, "" if last else f"over{run[0]}")
     if kind == "min":
-        top = writer.add("Power", [top], writer.shape(top), "", power_param={"scale": -1})
+        top = powered(writer, top, "", scale=-1)
     return top
 
 
@@ -216,5 +217,5 @@ def _reduced(writer: NetWriter, bottom: str, kind: str, axes: tuple[int, ...], s
     param = {"pool": "MAX" if kind in ("max", "min") else "AVE", "kernel_h": count, "kernel_w": 1}
     top = writer.add("Pooling", [rows], (images, channels, 1, post), suffix, pooling_param=param)
     if kind == "sum":
-        top = writer.add("Power", [top], writer.shape(top), "sum", power_param={"scale": count})
+        top = powered(writer, top, "sum", scale=count)
     return reshaped(writer, top, made, "axes")

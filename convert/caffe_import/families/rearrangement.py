@@ -10,6 +10,7 @@ import numpy as np
 
 from caffe_bridge.convert.caffe_import.families.linear_maps import mapped
 from caffe_bridge.convert.caffe_import.graph import Node
+from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
 from caffe_bridge.convert.caffe_import.resampling import chosen, empty
@@ -48,7 +49,7 @@ def split(writer: NetWriter, node: Node, bottoms: list[str]) -> list[str]:
 
 @emits("slice")
 def slice_(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
-    """Slice; Crop where a blob of the size is at hand; steps are a Convolution that takes single cells."""
+    """Slice; steps are a Convolution that takes single cells."""
     axis, start, stop, step = (node[key] for key in ("axis", "start", "stop", "step"))
     if step == 1:
         return sliced(writer, bottoms[0], axis, start, stop, "")
@@ -63,6 +64,15 @@ def slice_(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     weight = np.zeros((shape[1], 1, *kernel), np.float32)
     weight[..., -1, -1] = 1
     return _depthwise(writer, blob, weight, node.output.shape, strides, [0, 0], "")
+
+
+@emits("crop")
+def crop(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
+    """Crop."""
+    vertical, horizontal = node["offset"]
+    offset = [vertical] if vertical == horizontal else [vertical, horizontal]
+    fields = {"crop_param": {"offset": offset}} if any(offset) else {}
+    return writer.add("Crop", bottoms, node.output.shape, **fields)
 
 
 def sliced(writer: NetWriter, blob: str, axis: int, start: int, stop: int, suffix: str) -> str:
@@ -108,7 +118,7 @@ def pad(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     if not math.isfinite(value):
         raise Unsupported("pads by infinity", "only maximum pooling can take that in")
     if value:
-        blob = writer.add("Power", [blob], shape, "shifted", power_param={"shift": -value})
+        blob = powered(writer, blob, "shifted", shift=-value)
     suffix = "padded" if value else ""
     if len(shape) == 4 and not any((*begin[:2], *end[:2])):
         pads = [max(b, e) for b, e in zip(begin[2:], end[2:])]
@@ -126,7 +136,7 @@ def pad(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
                 maps[axis] = matrix
         blob = mapped(writer, blob, maps, suffix)
     if value:
-        blob = writer.add("Power", [blob], node.output.shape, "", power_param={"shift": value})
+        blob = powered(writer, blob, "", shift=value)
     return blob
 
 
