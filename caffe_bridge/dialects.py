@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from caffe_bridge import schema
 from caffe_bridge.errors import WeightsError
+from caffe_bridge.message_strings import mend_strings
 
 _LAYER, _TYPE, _BOTTOM, _LOSS_PARAM, _BN_PARAM, _UPSAMPLE_PARAM = 100, 2, 3, 101, 152, 20150
 _SEGNET_BN, _SEGNET_UPSAMPLE, _YOLO_UPSAMPLE = 45, 137, 150
@@ -63,6 +64,7 @@ def parse_net(data: bytes | memoryview) -> Any:
         net.ParseFromString(_rewrite_layers(data, decode))
     except DecodeError:
         raise WeightsError("this is not a binary NetParameter, or it is cut short") from None
+    mend_strings(net)
     return net
 
 

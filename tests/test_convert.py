@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 from pathlib import Path
 
 import h5py
@@ -204,18 +203,6 @@ class TestErrors:
         self.refused([tmp_path / "none.caffemodel"], tmp_path / "a.h5", "No such file")
         self.refused([tmp_path / "none.prototxt", PLAIN], tmp_path / "a.h5", "none.prototxt")
         self.refused([PLAIN], tmp_path / "nowhere" / "a.safetensors", "does not exist")
-
-    def test_mutated_models(self, tmp_path):
-        from test_hostile_weights import mutated
-
-        data = PLAIN.read_bytes()
-        for seed in range(250):
-            (tmp_path / "a.caffemodel").write_bytes(mutated(data[:700] + data[2000:], random.Random(seed)))
-            for name in ("b.safetensors", "b.h5"):
-                try:
-                    convert([str(tmp_path / "a.caffemodel")], str(tmp_path / name))
-                except CaffeError:
-                    pass
 
 
 class TestTool:

@@ -486,3 +486,12 @@ class TestSolverStates:
         weights.write_solverstate(tmp_path / "a", weights.SolverState(3, "net", 1, [np.ones(2)], b"xyz"), hdf5=False)
         message = schema.SolverState.FromString((tmp_path / "a").read_bytes())
         assert (message.iter, message.learned_net, message.current_step) == (3, "net", 1)
+
+
+def test_names_that_are_no_utf8_are_text_everywhere(tmp_path):
+    layer = wire.encode_bytes(1, b"\xff\xfe") + wire.encode_bytes(2, b"ReLU") + wire.encode_bytes(3, b"caf\xe9")
+    (tmp_path / "a").write_bytes(wire.encode_bytes(100, layer))
+    source = weights.read(tmp_path / "a")
+    assert list(source.blobs) == ["\\xff\\xfe"]
+    (stored,) = source.definition().layer
+    assert (stored.name, list(stored.bottom)) == ("\\xff\\xfe", ["caf\\xe9"])

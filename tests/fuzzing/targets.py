@@ -15,9 +15,13 @@ import numpy as np
 import torch
 
 from caffe_bridge import schema, text_format, weights
+from caffe_bridge.convert.formats import find_reader
+from caffe_bridge.convert.model import Model
+from caffe_bridge.convert.tensor_files import write_safetensors
 from caffe_bridge.definition import insert_splits, read_net, read_solver
 from caffe_bridge.errors import CaffeError, WeightsError
 from caffe_bridge.graph import build_graph
+from caffe_bridge.message_strings import mend_strings
 from caffe_bridge.weights import caffemodel, wire
 from caffe_bridge.weights.files import map_file
 from fuzzing.mutations import BINARY, TEXT, Mutation
@@ -86,7 +90,10 @@ def caffemodels() -> list[bytes]:
 
 
 def read_weights(path: Path) -> None:
-    """Open a weights file and take every array and the net in it; where both walks read it, they must agree."""
+    """Open a weights file, take every array and the net in it, and read it as `convert` does.
+
+    The two walks over a .caffemodel and protobuf must agree where they read it.
+    """
     with weights.read(path) as source:
         for layer in source.blobs:
             with contextlib.suppress(WeightsError):
@@ -95,9 +102,10 @@ def read_weights(path: Path) -> None:
                         np.isfinite(array).all()
         definition = source.definition()
         if definition is not None:
-            definition.SerializeToString()
+            text_format.format(definition)
             same_walks(path)
             agrees_with_protobuf(path, source)
+    read_model(path)
 
 
 def same_walks(path: Path) -> None:
@@ -127,6 +135,7 @@ def agrees_with_protobuf(path: Path, source: weights.Weights) -> None:
     except Exception:  # protobuf refuses what the walk steps over, such as a broken pooling_param
         return
     layers = net.layer or net.layers
+    mend_strings(net)
     if net.layers or len({layer.name for layer in layers}) != len(layers):
         return
     for layer in layers:
@@ -191,9 +200,6 @@ def read_mean(path: Path) -> None:
 
 
 def safetensors_files() -> list[bytes]:
-    from caffe_bridge.convert.model import Model
-    from caffe_bridge.convert.tensor_files import write_safetensors
-
     return [
         _written(lambda path: write_safetensors(str(path), Model("", {"ip": _tiny()["ip"]})), ".safetensors"),
         _written(lambda path: write_safetensors(str(path), Model("", _tiny(), _tiny_net())), ".safetensors"),
@@ -208,12 +214,59 @@ def state_dicts() -> list[bytes]:
     return [old.getvalue(), new.getvalue()]
 
 
-def read_tensors(path: Path) -> None:
-    from caffe_bridge.convert.formats import READERS
+def onnx_models() -> list[bytes]:
+    """Chains of common operators, with weights and other constants, and an exported net."""
+    from onnx import TensorProto, helper, numpy_helper
 
-    for blobs in READERS[path.suffix](str(path)).completed().values():
+    generator = np.random.default_rng(0)
+    arrays = {
+        "w": generator.standard_normal((4, 3, 3, 3), dtype=np.float32),
+        "scale": np.ones(4, np.float32),
+        "fc": generator.standard_normal((2, 64), dtype=np.float32),
+        "shape": np.array([0, -1], np.int64),
+        "sizes": np.array([1, 1, 2, 2], np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("BatchNormalization", ["c", "scale", "scale", "scale", "scale"], ["b"]),
+        helper.make_node("Relu", ["b"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Resize", ["p", "", "sizes"], ["u"], mode="nearest"),
+        helper.make_node("Concat", ["r", "u"], ["k"], axis=1),
+        helper.make_node("AveragePool", ["k"], ["a"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Slice", ["a", "start", "end", "axes"], ["s"]),
+        helper.make_node("Transpose", ["a"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["a", "shape"], ["f"]),
+        helper.make_node("Gemm", ["f", "fc"], ["g"], transB=1),
+        helper.make_node("Softmax", ["g"], ["y"], axis=1),
+    ]
+    arrays |= {"start": np.array([0]), "end": np.array([2]), "axes": np.array([1])}
+    arrays["fc"] = arrays["fc"][:, :32]
+    models = []
+    for used in (nodes[:4], nodes):
+        outputs = [helper.make_tensor_value_info(used[-1].output[0], TensorProto.FLOAT, None)]
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])]
+        tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        graph = helper.make_graph(
+            used, "g", inputs, outputs, [t for t in tensors if any(t.name in n.input for n in used)]
+        )
+        models.append(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    return [model.SerializeToString() for model in models] + [_exported()]
+
+
+def _exported() -> bytes:
+    from caffe_bridge import Net
+    from caffe_bridge.convert.onnx_export import export_onnx
+
+    net = Net(FILES / "deploy.prototxt", FILES / "plain.caffemodel")
+    return _written(lambda path: export_onnx(net, path), ".onnx")
+
+
+def read_model(path: Path) -> None:
+    """Read a file as `convert` does."""
+    for blobs in find_reader(str(path))(str(path)).completed().values():
         for blob in blobs:
-            torch.isfinite(torch.as_tensor(blob)).all()
+            np.isfinite(np.asarray(blob)).all()
 
 
 # -- definitions ---------------------------------------------------------------------------------------------
@@ -262,8 +315,9 @@ TARGETS: dict[str, Target] = {
     "solverstate": Target(".solverstate", solverstates, read_solverstate),
     "solverstate_h5": Target(".solverstate.h5", hdf5_solverstates, read_solverstate),
     "binaryproto": Target(".binaryproto", mean_files, read_mean),
-    "safetensors": Target(".safetensors", safetensors_files, read_tensors),
-    "state_dict": Target(".pt", state_dicts, read_tensors),
+    "safetensors": Target(".safetensors", safetensors_files, read_model),
+    "state_dict": Target(".pt", state_dicts, read_model),
+    "onnx": Target(".onnx", onnx_models, read_model),
     "prototxt": Target(".prototxt", prototxts, read_prototxt, TEXT),
     "solver": Target(".prototxt", solver_prototxts, read_solver_prototxt, TEXT),
 }
