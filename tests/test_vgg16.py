@@ -156,6 +156,26 @@ def test_plain_weights_of_any_format_are_taken_as_they_are(checkpoint, tmp_path,
                 np.testing.assert_array_equal(values, np.asarray(own))
 
 
+def test_the_released_files_generation(tmp_path):
+    """VGG-16 was released with V1 layers, whose blobs all have four axes."""
+    net = schema.NetParameter(name="VGG_ILSVRC_16_layers")
+    shapes = {name: (2, 3 if name == "conv1_1" else 2, 3, 3) for name in CONVOLUTIONS}
+    shapes |= {"fc6": (1, 1, 5, 98), "fc7": (1, 1, 5, 5), "fc8": (1, 1, 7, 5)}
+    for name, shape in shapes.items():
+        outputs = shape[0] if name in CONVOLUTIONS else shape[2]
+        layer = net.layers.add(name=name, type=4 if name in CONVOLUTIONS else 14, bottom=["x"], top=["x"])
+        for size in (shape, (1, 1, 1, outputs)):
+            blob = layer.blobs.add(num=size[0], channels=size[1], height=size[2], width=size[3])
+            blob.data.extend(np.random.randn(int(np.prod(size))).tolist())
+    (tmp_path / "old.caffemodel").write_bytes(net.SerializeToString())
+    masked = tmp_path / "masked.caffemodel"
+    assert run(make_vgg16.main, [str(tmp_path / "old.caffemodel"), str(masked)]) == 0
+    with weights.read(masked) as made:
+        found = {name: [array.shape for array in made.layers[name]] for name in ("conv1_1", "fc6_mask", "fc7_mask")}
+        assert made.types["fc6_mask"] == "InnerProduct"
+    assert found == {"conv1_1": [(2, 3, 3, 3), (2,)], "fc6_mask": [(5, 98), (5,)], "fc7_mask": [(5, 5), (5,)]}
+
+
 def test_a_net_with_its_definition_keeps_it(checkpoint, tmp_path):
     net = converted(checkpoint, tmp_path, MNC_MEAN)
     net.save(tmp_path / "saved.caffemodel")
