@@ -1,7 +1,7 @@
 """Fetching one file over HTTP: continued where it broke off, checked, and put in its place in one step.
 
 What has arrived of FILE is FILE.part; FILE.part.json says where from and what the server called that version, so that
-pieces of two versions are never joined.
+pieces of two versions are not joined. Of a file whose digest is known, one host's piece is gone on with at another.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def download(url: str, path: Path, expected: Expected = Expected()) -> None:
     if not url.startswith(("http://", "https://")):
         raise CaffeError(f"{url}: only http and https addresses can be fetched")
     part = Part(path)
-    part.begin(url)
+    part.begin(url, any_host=bool(expected.digest))
     _fetch(url, part, expected)
     problem = expected.problem(part.path)
     if problem and part.joined:
@@ -122,14 +122,16 @@ class Part:
         """How many bytes there are."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def begin(self, url: str) -> None:
-        """Keep a piece that came from this URL, and throw any other away."""
+    def begin(self, url: str, any_host: bool) -> None:
+        """Keep a piece that came from this URL, or with `any_host` from another; throw any other away."""
         try:
             note = json.loads(self._note.read_text(encoding="utf-8"))
-            kept, self.validator = note["url"] == url, str(note["validator"])
+            same, validator = note["url"] == url, str(note["validator"])
         except (OSError, ValueError, KeyError, TypeError):
-            kept = False
-        if not kept:
+            same, any_host = False, False
+        if same:
+            self.validator = validator
+        elif not any_host:
             self.discard()
 
     def describe(self, url: str, validator: str) -> None:

@@ -102,11 +102,19 @@ def test_a_server_that_sends_no_parts_starts_again(get):
         get(Page(CONTENT, cuts=[3000] * 9, ranges=False))
 
 
-def test_a_piece_of_another_address_is_thrown_away(get, tmp_path):
-    (tmp_path / "file.tgz.part").write_bytes(b"something else")
-    (tmp_path / "file.tgz.part.json").write_text(json.dumps({"url": "http://elsewhere/file.tgz", "validator": ""}))
+@pytest.mark.parametrize(
+    ("piece", "expected", "requests"),
+    [
+        (CONTENT[:50], WHOLE, ["bytes=50-"]),
+        (b"x" * 50, WHOLE, ["bytes=50-", ""]),
+        (CONTENT[:50], Expected(len(CONTENT)), [""]),
+    ],
+)
+def test_a_piece_of_another_host_is_gone_on_with_if_the_digest_is_known(get, tmp_path, piece, expected, requests):
+    (tmp_path / "file.tgz.part").write_bytes(piece)
+    (tmp_path / "file.tgz.part.json").write_text(json.dumps({"url": "http://elsewhere/f.tgz", "validator": '"x"'}))
     page = Page(CONTENT)
-    assert get(page).read_bytes() == CONTENT and page.requests == [""]
+    assert get(page, expected).read_bytes() == CONTENT and page.requests == requests
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{", '{"url": 1}'])
