@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from caffe_bridge.convert.changes import Changes
+from caffe_bridge.convert.formats import WHOLE, read_model, suffix_of
 from caffe_bridge.convert.model import Model
-from caffe_bridge.convert.onnx_export.verification import TOLERANCE, can_verify, difference, random_inputs
+from caffe_bridge.convert.onnx_export.verification import TOLERANCE, can_verify, difference, errors, random_inputs
 from caffe_bridge.convert.onnx_files import build_net
 from caffe_bridge.convert.program_archive import read_program
 from caffe_bridge.convert.surgery.editing import graph_of
 from caffe_bridge.convert.torch_files import weights_beside
 from caffe_bridge.errors import CaffeError
 
-__all__ = ["TOLERANCE", "can_run", "caffe_runner", "compare", "correspondence", "input_sets", "runner"]
+__all__ = ["HALF_TOLERANCE", "TOLERANCE", "can_run", "verify"]
 
 HALF_TOLERANCE = 5e-2
 """What rounding the weights to half precision may change, in proportion."""
@@ -50,17 +51,15 @@ def caffe_runner(model: Model, blobs: Sequence[str] = ()) -> Runner:
     return run
 
 
-def runner(files: Sequence[str], suffixes: Sequence[str], read: Callable[..., Model], model: Model | None) -> Runner:
+def runner(files: Sequence[str], model: Model | None) -> Runner:
     """Runs what files hold: an .onnx, a .pt2, a .py (its weights beside it or as the other file), or Caffe's files.
 
-    Args:
-        files, suffixes: the files and their extensions.
-        read: reads Caffe's files as a model.
-        model: the model the files were written from, which says how their inputs and outputs are called; None for a
-            file from elsewhere, which says so itself.
+    `model` is what the files were written from, which says how their inputs and outputs are called; None for a file
+    from elsewhere, which says so itself.
     """
     graph = graph_of(model) if model is not None else None
     names = (graph.inputs, list(dict.fromkeys(graph.outputs))) if graph is not None else None
+    suffixes = [suffix_of(file) for file in files]
     if ".onnx" in suffixes:
         return _onnx_runner(files[0], names)
     if ".pt2" in suffixes:
@@ -73,7 +72,7 @@ def runner(files: Sequence[str], suffixes: Sequence[str], read: Callable[..., Mo
         namespace: dict[str, Any] = {"__name__": "converted"}
         exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), namespace)
         return _module_runner(namespace["load"](weights), names)
-    return caffe_runner(read(files))
+    return caffe_runner(read_model(files))
 
 
 def _onnx_runner(path: str, names: tuple[Sequence[str], Sequence[str]] | None) -> Runner:
@@ -158,13 +157,47 @@ def compare(
     starts = [changes.new_name(blob) for blob in changes.starts]
     given = {changes.new_name(name): changes.new_input(array) for name, array in inputs.items()}
     if starts:
-        given = {name: given[name] if name in given else old[blobs[name]] for name in starts}
+        given = {name: given[name] if name in given else changes.new_input(old[blobs[name]]) for name in starts}
     new = destination(given)
-    errors = {}
+    found = {}
     for output, array in new.items():
         # The outputs of a torch program have no names: each is held to the one that is nearest.
         name = blobs.get(output, output)
         candidates = [old[name]] if name in old else [value for value in old.values() if value.size == array.size]
         shaped = [value.reshape(array.shape) if value.size == array.size else value for value in candidates]
-        errors[output] = min((difference(array, value) for value in shaped), default=float("inf"))
-    return errors
+        found[output] = min((difference(array, value) for value in shaped), default=float("inf"))
+    return found
+
+
+def verify(
+    sources: Sequence[str],
+    destinations: Sequence[str],
+    reference: Model,
+    model: Model,
+    changes: Changes,
+    inputs: str | None = None,
+) -> list[tuple[str, dict[str, float]]]:
+    """What a written net computes against the one it was made from.
+
+    Args:
+        sources: the files of the old net; empty where it is not what they hold.
+        destinations: the files of the new one.
+        reference, model: the two nets.
+        changes: what was changed between them.
+        inputs: an .npz file with inputs of the old net, to compare on besides random ones.
+
+    Returns:
+        for each set of inputs what they are, and each output's error.
+    """
+    sets = input_sets(reference, inputs)
+    whole = bool(sources) and suffix_of(sources[0]) in WHOLE and not (changes.outputs or changes.starts)
+    if suffix_of(destinations[0]) == ".onnx" and not whole and not changes.any():
+        net = build_net(model)
+        return [(title, errors(net, destinations[0], arrays)) for title, arrays in sets]
+    new = runner(destinations, model)
+    blobs = correspondence(reference, model, changes)
+    if whole and can_run(suffix_of(sources[0])):
+        old = runner(sources, None)
+    else:
+        old = caffe_runner(reference, list(blobs.values()))
+    return [(title, compare(old, new, arrays, changes, blobs)) for title, arrays in sets]

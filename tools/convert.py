@@ -232,7 +232,7 @@ def _verify(
 ) -> int:
     """Print each output's error; returns 1 if one is too large. `sources` are the files of the reference, if any."""
     from caffe_bridge.convert.formats import suffix_of
-    from caffe_bridge.convert.verification import can_run
+    from caffe_bridge.convert.verification import HALF_TOLERANCE, TOLERANCE, can_run, verify
     from caffe_bridge.errors import CaffeError
 
     suffixes = [suffix_of(path) for path in destinations]
@@ -245,44 +245,13 @@ def _verify(
         print("not verified: that needs onnxruntime")
         return 0
     try:
-        return _compare(arguments, sources, destinations, reference, model, changes)
+        found = verify(sources, destinations, reference, model, changes, arguments.inputs)
     except CaffeError as error:
         if arguments.verify or arguments.inputs:
             raise
         print(f"not verified: {' '.join(str(error).split())}")
         return 0
-
-
-def _compare(
-    arguments: argparse.Namespace,
-    sources: Sequence[str],
-    destinations: Sequence[str],
-    reference: Model,
-    model: Model,
-    changes: Changes,
-) -> int:
-    from caffe_bridge.convert import verification as v
-    from caffe_bridge.convert.formats import WHOLE, read_model, suffix_of
-    from caffe_bridge.convert.onnx_export.verification import errors
-    from caffe_bridge.convert.onnx_files import build_net
-
-    sets = v.input_sets(reference, arguments.inputs)
-    whole = bool(sources) and suffix_of(sources[0]) in WHOLE and not (changes.outputs or changes.starts)
-    if ".onnx" in map(suffix_of, destinations) and not changes.any() and not whole:
-        net = build_net(model)
-        found = [(title, errors(net, destinations[0], inputs)) for title, inputs in sets]
-        return _print_errors(found, v.TOLERANCE)
-    written = v.runner(destinations, [suffix_of(path) for path in destinations], read_model, model)
-    blobs = v.correspondence(reference, model, changes)
-    if whole and v.can_run(suffix_of(sources[0])):
-        old = v.runner(sources, [suffix_of(sources[0])], read_model, None)
-    else:
-        old = v.caffe_runner(reference, list(blobs.values()))
-    found = [(title, v.compare(old, written, inputs, changes, blobs)) for title, inputs in sets]
-    return _print_errors(found, v.HALF_TOLERANCE if changes.half else v.TOLERANCE)
-
-
-def _print_errors(found: Sequence[tuple[str, Mapping[str, float]]], tolerance: float) -> int:
+    tolerance = HALF_TOLERANCE if changes.half else TOLERANCE
     for title, errors in found:
         for output, error in errors.items():
             print(f"{output}: error {error:.2g} on {title}" + (f", above {tolerance:g}" if error > tolerance else ""))
