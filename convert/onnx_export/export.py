@@ -18,6 +18,7 @@ from caffe_bridge.convert.onnx_export.registry import ExportedLayer, exporter, t
 from caffe_bridge.convert.onnx_export.sizes import VARIABLE, Dims, FixedSizeError, Sizes, find_sizes
 from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.net import Net
+from caffe_bridge.weights import wire
 from caffe_bridge.weights.files import replacing
 
 MIN_OPSET = 17
@@ -27,7 +28,9 @@ EXTERNAL_ABOVE = 1 << 30
 TARGETS = ("onnxruntime", "opencv5")
 """The programs a model can be written for."""
 
+_MOST_INSIDE = (1 << 31) - (1 << 26)
 _ALIGNMENT = 4096
+_RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
 
 
 def export_onnx(
@@ -158,15 +161,39 @@ def _add_layers(
 
 
 def _write(path: str, model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], external_above: int) -> None:
-    if sum(array.nbytes for array in arrays.values()) <= external_above:
-        model.graph.initializer.extend(_tensor(name, array, array.tobytes()) for name, array in arrays.items())
-    else:
-        location = external_name(path)
-        beside = os.path.join(os.path.dirname(os.path.realpath(path)), location)
-        with replacing(beside) as temporary, open(temporary, "wb") as file:
-            model.graph.initializer.extend(_write_external(file, location, arrays))
+    if sum(array.nbytes for array in arrays.values()) <= min(external_above, _MOST_INSIDE):
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            _write_inside(file, model, arrays)
+        return
+    location = external_name(path)
+    beside = os.path.join(os.path.dirname(os.path.realpath(path)), location)
+    with replacing(beside) as temporary, open(temporary, "wb") as file:
+        model.graph.initializer.extend(_write_external(file, location, arrays))
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(model.SerializeToString())
+
+
+def _write_inside(file: Any, model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a model and, as the last of its graph, the weights, which are not copied into a message first."""
+    graph = model.graph.SerializeToString()
+    size = len(graph)
+    tensors: list[tuple[bytes, np.ndarray]] = []
+    for name, array in arrays.items():
+        head = _tensor(name, array).SerializeToString() + wire.encode_prefix(_RAW_DATA, array.nbytes)
+        prefix = wire.encode_prefix(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + array.nbytes)
+        tensors.append((prefix + head, array))
+        size += len(prefix) + len(head) + array.nbytes
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+    file.write(rest.SerializeToString() + wire.encode_prefix(onnx.ModelProto.GRAPH_FIELD_NUMBER, size) + graph)
+    for head, array in tensors:
+        file.write(head)
+        file.write(_little_endian(array))
+
+
+def _little_endian(array: np.ndarray) -> memoryview:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
 
 
 def external_name(path: str) -> str:
@@ -194,6 +221,6 @@ def _write_external(file: Any, location: str, arrays: Mapping[str, np.ndarray]) 
         tensor.data_location = TensorProto.EXTERNAL
         for what, value in (("location", location), ("offset", file.tell()), ("length", array.nbytes)):
             tensor.external_data.add(key=what, value=str(value))
-        file.write(array.astype("<f4", copy=False).data if array.ndim else array.tobytes())
+        file.write(_little_endian(array))
         tensors.append(tensor)
     return tensors
