@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import warnings
@@ -58,7 +59,16 @@ def write_safetensors(path: str, model: Model) -> None:
             tensors[name] = tensor.clone()
         seen.add(tensor.data_ptr())
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt", DEFINITION: text_format.format(model.defined())})
+        save_tensors(temporary, tensors, {DEFINITION: text_format.format(model.defined())})
+
+
+def save_tensors(path: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as .safetensors into a file that exists, keeping its mode: left to itself safetensors makes a
+    file that nobody else can read.
+    """
+    mode = os.stat(path).st_mode
+    save_file(dict(tensors), path, {"format": "pt", **(metadata or {})})
+    os.chmod(path, mode)
 
 
 def read_state_dict(path: str) -> Model:

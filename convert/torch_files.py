@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from caffe_bridge.convert.model import Model
 from caffe_bridge.convert.onnx_files import build_net
+from caffe_bridge.convert.tensor_files import save_tensors
 from caffe_bridge.convert.torch_export import TorchModule, torch_module
 from caffe_bridge.convert.torch_export.torchvision import TorchvisionWeights, torchvision_weights
 from caffe_bridge.errors import CaffeError
@@ -37,7 +37,7 @@ def write_source(path: str, model: Model, *, weights: str | None = None, half: b
     written = torch_module(build_net(model, copy=False))
     tensors = {name: tensor.clone() for name, tensor in written.tensors.items()}
     with replacing(weights or weights_beside(path)) as temporary:
-        _save_safetensors(_halved(tensors) if half else tensors, temporary)
+        save_tensors(temporary, _halved(tensors) if half else tensors)
     with replacing(path) as temporary:
         Path(temporary).write_text(written.source, encoding="utf-8")
 
@@ -55,7 +55,7 @@ def write_torchvision(path: str, model: Model, *, architecture: str = "auto", ha
     tensors = _halved(made.state) if half else made.state
     with replacing(path) as temporary:
         if path.lower().endswith(".safetensors"):
-            _save_safetensors(tensors, temporary)
+            save_tensors(temporary, tensors)
         else:
             torch.save(tensors, temporary)
     return made
@@ -65,12 +65,6 @@ def _halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors in half precision, but running statistics."""
     kept = {name for name, tensor in tensors.items() if not tensor.is_floating_point() or name.endswith(_STATISTICS)}
     return {name: tensor if name in kept else tensor.half() for name, tensor in tensors.items()}
-
-
-def _save_safetensors(tensors: Mapping[str, torch.Tensor], path: str) -> None:
-    mode = os.stat(path).st_mode
-    save_file(dict(tensors), path, {"format": "pt"})
-    os.chmod(path, mode)  # safetensors makes a file that nobody else can read
 
 
 def write_program(path: str, model: Model) -> None:
