@@ -1,4 +1,7 @@
-"""Every recorded case of a layer that has an ONNX export, as a net with its weights, its inputs and its settings."""
+"""Every recorded case of a layer that has an ONNX export, as a net with its weights, its inputs and its settings.
+
+Layers of which nothing was recorded have a case that is made up.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,22 @@ _LAYERS = {
         None,
         ["prob", "deltas", "im_info"],
         ["rois", "scores"],
+    ),
+}
+# Layers without a recorded case: what stands in the layer, and the shapes of its bottoms.
+_MADE = {
+    "HardSwish": ('type: "HardSwish" top: "y"', [(2, 3, 4, 5)]),
+    "Mish": ('type: "Mish" top: "y"', [(2, 3, 4, 5)]),
+    "LSTMUnit": ('type: "LSTMUnit" top: "c" top: "h"', [(1, 3, 4), (1, 3, 16), (1, 3)]),
+    "Proposal": (
+        'type: "Proposal" top: "rois" top: "scores" proposal_param { ratio: 0.5 ratio: 1 scale: 4 scale: 9 '
+        "pre_nms_topn: 90 post_nms_topn: 20 min_size: 12 }",
+        [(1, 8, 9, 12), (1, 16, 9, 12), (1, 3)],
+    ),
+    "transform.torch_image_transform_layer.TorchImageTransformLayer": (
+        'type: "Python" top: "y" python_param { module: "transform.torch_image_transform_layer" '
+        'layer: "TorchImageTransformLayer" }',
+        [(2, 3, 4, 5)],
     ),
 }
 # At test time the mask layer and the stage bridge take fewer bottoms, which only these cases record.
@@ -97,7 +116,7 @@ def names() -> list[str]:
     for folder, operation in _LAYERS:
         pattern = f"{operation}__test*.npz" if operation in _TEST_ONLY else f"{operation}__*.npz"
         found += [f"{folder}/{path.stem}" for path in sorted((REFERENCE / folder).glob(pattern))]
-    return found
+    return [*found, *(f"made/{type_}" for type_ in _MADE)]
 
 
 def _files(*folders: str) -> Iterator[Path]:
@@ -115,10 +134,18 @@ def _layer_types(text: str) -> list[str]:
     return sorted({layer.type for layer in param.layer} - {"Input"})
 
 
+def _subjects(types: list[str], stem: str) -> list[str]:
+    """The layer types a case is about: the one that it is named after, or all."""
+    named = [type_ for type_ in types if stem.startswith(type_)]
+    return [max(named, key=len)] if named else types
+
+
 def load(name: str) -> Case:
     """One case."""
-    data = dict(np.load(REFERENCE / f"{name}.npz"))
     folder, stem = name.split("/")
+    if folder == "made":
+        return _made_case(name, stem)
+    data = dict(np.load(REFERENCE / f"{name}.npz"))
     if folder in ("layers", "forks"):
         text = str(data["prototxt"])
         inputs = {key[3:]: array.astype(np.float32) for key, array in data.items() if key.startswith("in/")}
@@ -127,8 +154,25 @@ def load(name: str) -> Case:
             if key.startswith("param/"):
                 layer, index = key[len("param/") :].rsplit("/", 1)
                 parameters[layer, int(index)] = array
-        return Case(name, _layer_types(text), text, inputs, parameters)
+        return Case(name, _subjects(_layer_types(text), stem), text, inputs, parameters)
     return _python_case(name, folder, stem.split("__")[0], data)
+
+
+def _made_case(name: str, type_: str) -> Case:
+    text, shapes = _MADE[type_]
+    generator = np.random.default_rng(0)
+    inputs = {f"x{i}": generator.standard_normal(shape, np.float32) for i, shape in enumerate(shapes)}
+    if type_ == "Proposal":  # scores without ties, and im_info
+        scores = generator.permutation(np.linspace(0.01, 0.99, inputs["x0"].size, dtype=np.float32))
+        inputs |= {"x0": scores.reshape(inputs["x0"].shape), "x2": np.float32([[140, 188, 1.3]])}
+        inputs["x1"] *= 0.4
+    bottoms = "".join(
+        f'layer {{ name: "{blob}" type: "Input" top: "{blob}" input_param {{ shape {{ '
+        f"{' '.join(f'dim: {size}' for size in array.shape)} }} }} }}\n"
+        for blob, array in inputs.items()
+    )
+    read = " ".join(f'bottom: "{blob}"' for blob in inputs)
+    return Case(name, [type_], f'{bottoms}layer {{ name: "layer" {read} {text} }}', inputs)
 
 
 def _python_case(name: str, folder: str, operation: str, data: dict[str, np.ndarray]) -> Case:

@@ -65,7 +65,7 @@ def assert_same(net: caffe_bridge.Net, path: Path, inputs=None) -> None:
 
 
 class TestRecordedCases:
-    names = [name for name in onnx_cases.names() if name.startswith(("layers/", "forks/"))]
+    names = [name for name in onnx_cases.names() if name.startswith(("layers/", "forks/", "made/"))]
 
     def test_most_inference_layers_have_cases(self):
         families = {name.split("/")[1].rsplit("_", 1)[0] for name in self.names}
@@ -164,15 +164,7 @@ def session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-LAYERS_WITHOUT_CASES = {
-    "HardSwish": ('layer { name: "l" type: "HardSwish" bottom: "x0" top: "y" }', "2,3,4,5"),
-    "Mish": ('layer { name: "l" type: "Mish" bottom: "x0" top: "y" }', "2,3,4,5"),
-    "LSTMUnit": (
-        'layer { name: "l" type: "LSTMUnit" bottom: "x0" bottom: "x1" bottom: "x2" top: "c" top: "h" }',
-        "1,3,4",
-        "1,3,16",
-        "1,3",
-    ),
+SPECIAL_CASES = {
     "stochastic": (
         'layer { name: "r" type: "ReLU" bottom: "x0" top: "x0" } layer { name: "l" type: "Pooling" bottom: "x0" '
         'top: "y" pooling_param { pool: STOCHASTIC kernel_size: 3 stride: 2 } }',
@@ -196,9 +188,9 @@ LAYERS_WITHOUT_CASES = {
 
 
 class TestWholeNets:
-    @pytest.mark.parametrize("name", LAYERS_WITHOUT_CASES)
-    def test_layers_without_recorded_cases(self, name, tmp_path):
-        net = make_net(*LAYERS_WITHOUT_CASES[name])
+    @pytest.mark.parametrize("name", SPECIAL_CASES)
+    def test_what_was_not_recorded(self, name, tmp_path):
+        net = make_net(*SPECIAL_CASES[name])
         exported(net, tmp_path / "a.onnx")
         assert_same(net, tmp_path / "a.onnx")
 
@@ -358,14 +350,30 @@ class TestCommand:
         assert main([str(DEPLOY), str(PLAIN), str(tmp_path / "a.onnx"), *options]) == 0
         model = onnx.load(tmp_path / "a.onnx")
         assert model.opset_import[0].version == 19 and dims(model, "data") == [4, 3, 20, 24]
-        assert "not verified" in capsys.readouterr().out
+        assert "error" not in capsys.readouterr().out
+
+    def test_target(self, tmp_path, capsys):
+        text = """input: "x" input_shape { dim: 1 dim: 3 dim: 8 dim: 8 } input: "r" input_shape { dim: 2 dim: 5 }
+            layer { name: "c" type: "Convolution" bottom: "x" top: "y"
+            convolution_param { num_output: 2 kernel_size: 1 } }
+            layer { name: "l" type: "ROIPooling" bottom: "y" bottom: "r" top: "z"
+            roi_pooling_param { pooled_h: 2 pooled_w: 2 } }"""
+        (tmp_path / "a.prototxt").write_text(text)
+        caffe_bridge.Net(text).save(tmp_path / "a.caffemodel")
+        files = [str(tmp_path / name) for name in ("a.prototxt", "a.caffemodel", "a.onnx")]
+        for options, pooled in (([], True), (["--target", "opencv5"], False)):
+            assert main([*files, *options]) == 0 and "z: error " in capsys.readouterr().out
+            assert ("MaxRoiPool" in {node.op_type for node in onnx.load(files[2]).graph.node}) == pooled
+        assert run(main, [*files, "--target", "opencv9"]) == 2
+        assert "target must be onnxruntime or opencv5" in capsys.readouterr().err
 
     def test_status_when_values_differ(self, tmp_path, capsys, monkeypatch):
-        from caffe_bridge.convert.onnx_export import verification
+        from caffe_bridge.convert import verification
 
-        monkeypatch.setattr(verification, "errors", lambda net, path: {"prob": 2e-4})
+        monkeypatch.setattr(verification, "errors", lambda net, path, inputs: {"prob": 2e-4})
         assert main([str(DEPLOY), str(PLAIN), str(tmp_path / "a.onnx")]) == 1
-        assert "prob: error 0.0002, above 0.0001" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "prob: error 0.0002 on" in out and "above 0.0001" in out
 
     @pytest.mark.parametrize(
         "arguments",

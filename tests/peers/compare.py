@@ -118,7 +118,9 @@ class Peers:
         self._add_onnx(net, f"{base}.onnx", job, comparison, blobs)
         if caffe:
             last = {top: (node.name, i) for node in net.graph.nodes for i, top in enumerate(node.tops)}
-            Path(f"{base}.prototxt").write_text(text_format.format(net.definition.param))
+            # OpenCV has the field under the name of the fork it came from.
+            text = text_format.format(net.definition.param).replace("round_mode: FLOOR", "ceil_mode: false")
+            Path(f"{base}.prototxt").write_text(text)
             net.save(f"{base}.caffemodel")
             files = [f"{base}.prototxt", f"{base}.caffemodel"]
             outputs = {blob: last[blob] for blob in blobs}
@@ -131,7 +133,7 @@ class Peers:
             known = KNOWN["opencv5"].get(comparison.name, "")
             comparison.outcomes["opencv5"] = Outcome(failure=str(error), known=known)
             return
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
         inner = {info.name: info for info in model.graph.value_info}
         names = [output.name for output in model.graph.output]
         if len(blobs) > len(names):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import caffe_bridge
+from caffe_bridge.config import cfg
 from caffe_bridge.convert.onnx_export.verification import random_inputs
 from caffe_bridge.definition import read_net
 from caffe_bridge.graph import Node
@@ -27,12 +28,13 @@ _CARRIERS = {"Concat", "Flatten", "Permute", "Pooling", "ReLU", "Reshape", "Spli
 class Entry:
     """A net of prototxt/: its file, inputs of other shapes than there, and what is compared besides its outputs.
 
-    `caffe` is false where its Python layers are nothing OpenCV's Caffe importer knows.
+    `proposals` is how many it makes at most. `caffe` is false where its Python layers are nothing that OpenCV 4 knows.
     """
 
     file: str = "deploy.prototxt"
     shapes: Mapping[str, list[int]] = field(default_factory=dict)
     more: tuple[str, ...] = ()
+    proposals: int = 300
     caffe: bool = True
 
 
@@ -53,6 +55,7 @@ ZOO = {
     "fcn8s": Entry(shapes={"data": [1, 3, 160, 128]}),
     "ssd300": Entry(),
     "faster_rcnn": Entry("test.prototxt", {"data": [1, 3, 224, 288]}, ("rois",), caffe=False),
+    "mnc5": Entry("test.prototxt", {"data": [1, 3, 224, 288]}, ("rois",), 40, caffe=False),
     "faster_rcnn_tiny": Entry("test.prototxt", more=("rois",), caffe=False),
     "cfm_tiny": Entry("test.prototxt", {"rois": [20, 5], "masks": [20, 1, 14, 14]}, caffe=False),
     "mnc5_tiny": Entry("test.prototxt", more=("rois",), caffe=False),
@@ -62,6 +65,7 @@ ZOO = {
 def load(name: str) -> tuple[caffe_bridge.Net, dict[str, np.ndarray]]:
     """A net of the zoo, its weights drawn, and its inputs."""
     entry = ZOO[name]
+    cfg.TEST.RPN_POST_NMS_TOP_N = entry.proposals
     definition = read_net(PROTOTXT / name / entry.file, "TEST")
     for layer in definition.param.layer:
         for top, shape in zip(layer.top, layer.input_param.shape):
@@ -99,7 +103,7 @@ def _draw_layer(node: Node, bottoms: list[torch.Tensor], scores: set[str]) -> No
         factor.fill_(2)
         channels = bottoms[0].transpose(0, 1).flatten(1)
         mean.copy_(2 * channels.mean(1))
-        variance.copy_(2 * channels.var(1) + 1e-3)
+        variance.copy_(2 * channels.var(1) + 0.5)
     elif node.type in ("Convolution", "Deconvolution", "InnerProduct"):
         blobs[0].normal_(0, (2 / blobs[0][0].numel()) ** 0.5, generator=generator)
         for bias in blobs[1:]:
