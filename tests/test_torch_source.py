@@ -290,28 +290,44 @@ def test_numbers_and_names():
     assert [identifier("a/b", taken), identifier("a b", taken)] == ["a_b", "a_b_2"]
 
 
-@pytest.mark.parametrize("name", ["lenet", "cifar10_quick", "cifar10_full"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lenet/deploy", "cifar10_quick/deploy", "cifar10_full/deploy", "squeezenet/deploy"),
+        *("mnc5_tiny/test", "cfm_tiny/test", "faster_rcnn_tiny/test"),
+    ],
+)
 def test_nets_of_the_distribution(name):
-    net = caffe_bridge.Net(ROOT / name / "deploy.prototxt")
+    net = caffe_bridge.Net(ROOT / f"{name}.prototxt")
     draw(net)
     assert_same(net)
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        ('type: "HingeLoss" bottom: "x1"', r"layer 'l' \(HingeLoss\).*is for training and testing"),
-        ('type: "BoxAnnotatorOHEM"' + ' bottom: "x0"' * 5, "cannot be written as PyTorch source"),
-    ],
+    ("type_name", "message"),
+    [("HingeLoss", "is for training and testing"), ("Accuracy", "is for training and testing")],
 )
-def test_what_cannot_be_written(layer, message):
-    param = f'layer {{ name: "l" bottom: "x0" top: "y" {layer} }}'
-    try:
-        net = make_net(param, "2,3,4,5", "2")
-    except LayerError:
-        pytest.skip("the layer refuses these bottoms")
-    with pytest.raises(LayerError, match=message):
+def test_what_cannot_be_written(type_name, message):
+    net = make_net(f'layer {{ name: "l" type: "{type_name}" bottom: "x0" bottom: "x1" top: "y" }}', "2,3", "2")
+    with pytest.raises(LayerError, match=rf"layer 'l' \({type_name}\).*{message}"):
         torch_module(net)
+
+
+def test_a_type_of_ones_own(monkeypatch):
+    from caffe_bridge import registry
+    from caffe_bridge.convert.torch_export import registry as writers
+    from caffe_bridge.layers.base import Layer
+
+    class Cube(Layer):
+        def forward(self, bottom):
+            return bottom**3
+
+    monkeypatch.setitem(registry._layers, "Cube", Cube)
+    net = make_net('layer { name: "l" type: "Cube" bottom: "x0" top: "y" }', "2,3")
+    with pytest.raises(LayerError, match=r"layer 'l' \(Cube\).*@writes\('Cube'\)"):
+        torch_module(net)
+    monkeypatch.setitem(writers._writers, "Cube", lambda code, node, bottoms: f"{bottoms[0]} ** 3")
+    assert_same(net)
 
 
 def test_training_nets_are_refused():

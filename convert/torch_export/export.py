@@ -154,8 +154,8 @@ def _source(net: Net, code: ModuleSource, steps: Sequence[str], inputs: list[str
     if len(outputs) == 1:
         lines.append(f"        return {variables[0]}")
     else:
-        pairs = ", ".join(f"{literal(blob)}: {variable}" for blob, variable in outputs.items())
-        lines.append(f"        return {{{pairs}}}")
+        pairs = [f"{literal(blob)}: {variable}" for blob, variable in outputs.items()]
+        lines += ["        return {", *(f"            {pair}," for pair in pairs), "        }"]
     return "\n".join([*lines, "", "", LOAD])
 
 

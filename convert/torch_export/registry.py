@@ -43,6 +43,8 @@ _writers: dict[str, Writer] = {}
 
 _DATA = {"AnnotatedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData"}
 
+_TRAINING = {"Accuracy", "BoxAnnotatorOHEM", "DetectionEvaluate", "HDF5Output"}
+
 
 def writes(*types: str) -> Callable[[Writer], Writer]:
     """Function decorator: write layers of these Caffe types (Python layers: MODULE.LAYER) as PyTorch source.
@@ -74,7 +76,7 @@ def writer(type_name: str) -> Writer:
         return known[type_name]
     if type_name in _DATA:
         hint = "reads data; convert the deploy net, whose inputs are Input layers"
-    elif type_name.endswith("Loss") or type_name in ("Accuracy", "DetectionEvaluate", "HDF5Output"):
+    elif type_name.endswith("Loss") or type_name in _TRAINING:
         hint = "is for training and testing; leave it out, or convert the deploy net"
     else:
         near = difflib.get_close_matches(type_name, known, n=1)

@@ -153,9 +153,9 @@ def variable_names() -> frozenset[str]:
 
 
 def wrapped(line: str, indent: int) -> list[str]:
-    """A line of source, indented; one that is too long has the arguments of its last call on lines of their own."""
+    """A line of source, indented; one that is too long has what its last brackets hold on lines of its own."""
     prefix = " " * indent
-    if len(line) + indent <= WIDTH or not line.endswith(")"):
+    if len(line) + indent <= WIDTH or line[-1] not in ")]":
         return [prefix + line]
     depth, commas, start = 0, [], -1
     for i in range(len(line) - 1, -1, -1):
@@ -170,4 +170,4 @@ def wrapped(line: str, indent: int) -> list[str]:
     for a, b in zip(ends, ends[1:]):
         lines += wrapped(line[a + 1 : b].strip(), indent + 4)
         lines[-1] += ","
-    return [*lines, f"{prefix})"]
+    return [*lines, prefix + line[-1]]

@@ -63,7 +63,7 @@ def bnll(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
 def _scaled(x: str, scale: float, shift: float) -> str:
     """scale * x + shift, without what does nothing."""
     product = x if scale == 1 else f"{literal(scale)} * {x}"
-    return f"({product} + {literal(shift)})" if shift else f"({product})" if scale != 1 else x
+    return f"{product} + {literal(shift)}" if shift else product
 
 
 @writes("Power")
@@ -73,13 +73,15 @@ def power(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str
     if layer.power * layer.scale == 0:
         return f"torch.full_like({bottoms[0]}, {literal(layer.shift)}) ** {literal(layer.power)}"
     inner = _scaled(bottoms[0], layer.scale, layer.shift)
-    return inner if layer.power == 1 else f"{inner} ** {literal(layer.power)}"
+    if layer.power == 1:
+        return inner
+    return f"{inner if inner == bottoms[0] else f'({inner})'} ** {literal(layer.power)}"
 
 
 @writes("Exp")
 def exp(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """torch.exp of shift + scale * x, for other bases scaled."""
-    return f"{_scaled(f'torch.exp({_scaled(bottoms[0], node.layer.inner, 0)})', node.layer.outer, 0)}"
+    return _scaled(f"torch.exp({_scaled(bottoms[0], node.layer.inner, 0)})", node.layer.outer, 0)
 
 
 @writes("Log")
