@@ -126,6 +126,23 @@ def test_cfm_from_nothing(run, tmp_path):
     assert [call[0] for call in calls(run("some folder", script=TINY))][0] == "make-proposals"
 
 
+FASTER_TINY = "experiments/scripts/faster_rcnn_tiny.sh"
+
+
+def test_faster_rcnn_from_nothing(run, tmp_path):
+    shapes, train, test = calls(run("some folder", "7", script=FASTER_TINY, ITERS="3"))
+    assert shapes[0] == "make-shapes" and value(shapes, "--seed") == "7"
+    assert value(shapes, "--out") == "some folder/data/shapes" and value(shapes, "--val") == "100"
+    places = ["--set", "ROOT_DIR", "some folder", "DATA_DIR", "some folder/data"]
+    for call in (train, test):
+        assert call[1] == "--cpu" and call[-5:] == places and (ROOT / value(call, "--cfg")).is_file()
+    assert train[0] == "train-net" and value(train, "--iters") == "3" and value(train, "--imdb") == "shapes_train"
+    assert value(test, "--task") == "det" and value(test, "--imdb") == "shapes_val"
+    (tmp_path / "some folder" / "data" / "shapes").mkdir(parents=True)
+    assert [call[0] for call in calls(run("some folder", script=FASTER_TINY))] == ["train-net", "test-net"]
+    assert run("--set", script=FASTER_TINY).returncode == 2
+
+
 @pytest.mark.parametrize(
     ("script", "arguments"), [(CFM, []), (CFM, ["0"]), (CFM, ["0", "VGG99"]), (TINY, ["a", "1", "2"]), (TINY, ["-h"])]
 )

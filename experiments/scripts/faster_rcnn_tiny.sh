@@ -18,7 +18,7 @@ cd "$(dirname "$0")/../.."
 FOLDER=${1:-output/faster_rcnn_tiny}
 SEED=${2:-0}
 IMAGES=${IMAGES:-1500}
-ITERS=${ITERS:-3000}
+ITERS=${ITERS:-3500}
 DATA=$FOLDER/data
 CFG=experiments/cfgs/faster_rcnn_tiny.yml
 GPU=cpu NET=tiny EXPERIMENT=faster_rcnn

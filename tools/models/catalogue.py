@@ -136,6 +136,6 @@ DEFINITIONS: dict[str, Definition] = {
         _FASTER_RCNN_PAPER,
         faster_rcnn.net,
         _tiny("Faster_RCNN_tiny"),
-        _FROM_SCRATCH_SOLVER | {"stepvalue": [2800, 3600], "snapshot_prefix": "faster_rcnn_tiny"},
+        _FROM_SCRATCH_SOLVER | {"base_lr": 0.002, "stepvalue": [2400, 3100], "snapshot_prefix": "faster_rcnn_tiny"},
     ),
 }
