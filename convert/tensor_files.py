@@ -52,22 +52,22 @@ def load_safetensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]
 
 def write_safetensors(path: str, model: Model) -> None:
     """A .safetensors of the blobs in their dtypes; the definition goes into the metadata."""
-    tensors = _tensors(model)
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() in seen:
-            tensors[name] = tensor.clone()
-        seen.add(tensor.data_ptr())
     with replacing(path) as temporary:
-        save_tensors(temporary, tensors, {DEFINITION: text_format.format(model.defined())})
+        save_tensors(temporary, _tensors(model), {DEFINITION: text_format.format(model.defined())})
 
 
 def save_tensors(path: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as .safetensors into a file that exists, keeping its mode: left to itself safetensors makes a
-    file that nobody else can read.
+    """Write tensors as .safetensors into a file that exists, one that lies in another's memory as well.
+
+    The file keeps its mode: left to itself safetensors makes one that nobody else can read.
     """
+    apart, seen = dict(tensors), set[int]()
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen:
+            apart[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
     mode = os.stat(path).st_mode
-    save_file(dict(tensors), path, {"format": "pt", **(metadata or {})})
+    save_file(apart, path, {"format": "pt", **(metadata or {})})
     os.chmod(path, mode)
 
 

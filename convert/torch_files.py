@@ -35,9 +35,8 @@ def write_source(path: str, model: Model, *, weights: str | None = None, half: b
         half: store all tensors but running statistics in half precision.
     """
     written = torch_module(build_net(model, copy=False))
-    tensors = {name: tensor.clone() for name, tensor in written.tensors.items()}
     with replacing(weights or weights_beside(path)) as temporary:
-        save_tensors(temporary, _halved(tensors) if half else tensors)
+        save_tensors(temporary, _halved(written.tensors) if half else written.tensors)
     with replacing(path) as temporary:
         Path(temporary).write_text(written.source, encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from caffe_bridge.convert.torch_files import weights_beside
 from caffe_bridge.errors import CaffeError
 
 __all__ = ["HALF_TOLERANCE", "TOLERANCE", "can_run", "verify"]
+
+_MOST_VALUES = 1 << 28  # of an input, 1 GiB
 
 HALF_TOLERANCE = 5e-2
 """What rounding the weights to half precision may change, in proportion."""
@@ -124,9 +127,14 @@ def correspondence(old: Model, new: Model, changes: Changes) -> dict[str, str]:
 def input_sets(model: Model, path: str | None) -> list[tuple[str, Arrays]]:
     """(what they are, inputs) to compare on: random ones, and those of an .npz file.
 
-    Raises CaffeError for a file that lacks an input of the model, or cannot be read.
+    Raises CaffeError for a file that lacks an input of the model, or cannot be read, and for inputs beyond 1 GiB.
     """
     net = build_net(model)
+    for name in net.inputs:
+        if math.prod(net.graph.shapes[name]) > _MOST_VALUES:
+            raise CaffeError(
+                f"input '{name}' of shape {net.graph.shapes[name]} is too large to try; --input-shape helps"
+            )
     sets: list[tuple[str, Arrays]] = [("random inputs", random_inputs(net))]
     if path is not None:
         try:

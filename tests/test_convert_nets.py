@@ -337,3 +337,18 @@ class TestProgramArchives:
                 read_program("b.pt2")
         with pytest.raises(WeightsError, match="No such file"):
             read_program("none.pt2")
+
+
+def test_inputs_too_large_to_try(files, capsys):
+    Path("wide.prototxt").write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 40000 dim: 40000 } } }'
+        'layer { name: "conv" type: "Convolution" bottom: "x" top: "y" '
+        "convolution_param { num_output: 1 kernel_size: 1 } }"
+    )
+    weights.write_caffemodel(
+        "wide.caffemodel",
+        [(("conv", "Convolution", ["x"], ["y"]), [np.ones((1, 1, 1, 1), np.float32), np.ones(1, np.float32)])],
+        "wide",
+    )
+    assert main(["wide.prototxt", "wide.caffemodel", "b.prototxt", "b.caffemodel"]) == 0
+    assert "not verified: input 'x' of shape (1, 1, 40000, 40000) is too large" in capsys.readouterr().out
