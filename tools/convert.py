@@ -253,9 +253,10 @@ def _verify(
         return 0
     tolerance = HALF_TOLERANCE if changes.half else TOLERANCE
     for title, errors in found:
-        for output, error in errors.items():
-            print(f"{output}: error {error:.2g} on {title}" + (f", above {tolerance:g}" if error > tolerance else ""))
-    return int(any(error > tolerance for _, errors in found for error in errors.values()))
+        for output, found_error in errors.items():
+            above = f", above {tolerance:g}" if found_error > tolerance else ""
+            print(f"{output}: error {found_error:.2g} on {title}{above}")
+    return int(any(max(errors.values(), default=0) > tolerance for _, errors in found))
 
 
 if __name__ == "__main__":
