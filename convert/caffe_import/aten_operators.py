@@ -435,6 +435,12 @@ def selu(b: Builder, x: Value) -> Value:
     return elu(b, x, 1.6732632423543772, 1.0507009873554805)
 
 
+@converts("celu")
+def celu(b: Builder, x: Value, alpha: float = 1) -> Value:
+    """Exponential below 0, stretched."""
+    return b.power(b.add("elu", b.power(x, 1, 1 / alpha), alpha=1.0), 1, alpha)
+
+
 @converts("softplus")
 def softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> Value:
     """log(1 + exp(beta x)) / beta."""

@@ -59,8 +59,10 @@ class NetWriter:
         """The blob of a value; a constant gets a layer that holds it."""
         if id(value) not in self.blobs:
             if value.array is None:
-                raise Unsupported("reads a value that could not be made")
-            self.blobs[id(value)] = self.parameter(value.array)
+                # Made by a node that could not be read, which is among the problems.
+                self.stand_in(value)
+            else:
+                self.blobs[id(value)] = self.parameter(value.array)
         return self.blobs[id(value)]
 
     def stand_in(self, value: Value) -> None:

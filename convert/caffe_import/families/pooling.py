@@ -164,7 +164,7 @@ def reduce(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     shape = writer.shape(top)
     if kind == "min":
         top = powered(writer, top, "negative", scale=-1)
-    elif kind == "abs" and not _is_tail(node["axes"], shape):
+    elif kind == "abs" and not (_is_tail(node["axes"], shape) and writer.dialect.has("Reduction")):
         kind, top = "sum", writer.add("AbsVal", [top], shape, "abs")
     elif kind == "square" and not (_is_tail(node["axes"], shape) and writer.dialect.has("Reduction")):
         kind, top = "sum", powered(writer, top, "square", power=2)
