@@ -1,18 +1,19 @@
 """Exported torch programs (.pt2) read without running what a file says.
 
 `torch.export.load` unpickles, and evaluates text from the file as Python. So a file is looked through first: it may
-hold nothing but plain records of numbers, pickles of tensors that load with `weights_only`, and a graph whose names,
-operators and sizes are of the kinds that `torch.export.save` writes.
+hold nothing but plain records of numbers and a graph whose names, operators and sizes are of the kinds that
+`torch.export.save` writes.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -45,12 +46,15 @@ _TREES = {"builtins.tuple", "builtins.list", "builtins.dict", "builtins.NoneType
 def read_program(path: str) -> torch.export.ExportedProgram:
     """The program of a .pt2 file, as `torch.export.save` writes it.
 
+    torch is given the records that were looked at, in an archive made anew, and not the file, which it might read
+    otherwise. Example inputs, which are pickled, are left out.
+
     Raises WeightsError for a file that is damaged, or holds anything that could run code when it is loaded.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            _check(path, archive)
-        return torch.export.load(path)
+            records = _checked(path, archive)
+        return _load(records)
     except WeightsError:
         raise
     except OSError as error:
@@ -60,30 +64,43 @@ def read_program(path: str) -> torch.export.ExportedProgram:
         raise WeightsError(f"{path}: cannot be read as an exported program: {reason}") from error
 
 
-def _check(path: str, archive: zipfile.ZipFile) -> None:
-    records: dict[str, zipfile.ZipInfo] = {}
+def _load(records: Mapping[str, bytes]) -> torch.export.ExportedProgram:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(f"archive/{name}", content)
+    buffer.seek(0)
+    logger, quiet = logging.getLogger("torch.export"), logging.Filter("nothing is called so")
+    logger.addFilter(quiet)  # it logs a traceback besides raising an error
+    try:
+        return torch.export.load(buffer)
+    finally:
+        logger.removeFilter(quiet)
+
+
+def _checked(path: str, archive: zipfile.ZipFile) -> dict[str, bytes]:
+    """The records to load, by their names without the archive's own."""
+    records: dict[str, bytes] = {}
     for info in archive.infolist():
         _, _, name = info.filename.partition("/")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise WeightsError(f"{path}: record '{info.filename}' is compressed, which torch.export does not do")
         if not _RECORDS.fullmatch(name) or name in records:
             raise WeightsError(f"{path}: record '{info.filename}' is refused: only tensors and the graph are read")
-        records[name] = info
+        records[name] = archive.read(info)
     if "models/model.json" not in records:
         raise WeightsError(f"{path}: is no exported program: it has no models/model.json")
     for kind, name in (("weights", "weight"), ("constants", "tensor")):
         config = records.get(f"data/{kind}/model_{kind}_config.json")
         if config is None:
             raise WeightsError(f"{path}: has no table of {kind}")
-        _check_payload(path, json.loads(archive.read(config)), records, f"data/{kind}/", name)
-    samples = records.get("data/sample_inputs/model.pt")
-    if samples is not None and samples.file_size:
-        torch.load(io.BytesIO(archive.read(samples)), map_location="cpu", weights_only=True)
-    for key, value in _leaves(json.loads(archive.read(records["models/model.json"]))):
+        _check_payload(path, json.loads(config), records, f"data/{kind}/", name)
+    for key, value in _leaves(json.loads(records["models/model.json"])):
         _check_leaf(path, key, value)
+    return {**records, "data/sample_inputs/model.pt": b""}
 
 
-def _check_payload(path: str, table: Any, records: dict[str, zipfile.ZipInfo], folder: str, name: str) -> None:
+def _check_payload(path: str, table: Any, records: Mapping[str, bytes], folder: str, name: str) -> None:
     for key, entry in table["config"].items():
         file = entry["path_name"]
         if entry["use_pickle"] or not re.fullmatch(rf"{name}_\d+", file) or folder + file not in records:
@@ -91,7 +108,7 @@ def _check_payload(path: str, table: Any, records: dict[str, zipfile.ZipInfo], f
         sizes = [size.get("as_int") for size in entry["tensor_meta"]["sizes"]]
         if not all(isinstance(size, int) and size >= 0 for size in sizes):
             raise WeightsError(f"{path}: '{key}' has no plain sizes")
-        if math.prod(sizes) and not records[folder + file].file_size:
+        if math.prod(sizes) and not records[folder + file]:
             raise WeightsError(f"{path}: '{key}' has {math.prod(sizes)} values, its record is empty")
 
 
