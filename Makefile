@@ -34,8 +34,9 @@ demo: setup
 
 test: wheel-test pytest
 
+# A process for every core, up to four; tests of one file stay together.
 pytest: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 wheel-test: setup
 	bash tests/wheel/check.sh $(BIN)/python
@@ -52,7 +53,8 @@ types: setup
 	MYPYPATH=build/mypy $(BIN)/mypy --package caffe_bridge > build/mypy.txt; status=$$?; \
 		sed -E 's#^build/mypy/(caffe_bridge/(layers|convert|tools)/|)#\2/#; s#^/##' build/mypy.txt; exit $$status
 
-# Every recorded case of the original programs, through the pycaffe face; a training killed twenty times.
+# Every recorded case of the original programs, through the pycaffe face; a training killed twenty times; hostile files,
+# cut at every byte and mutated 110,000 times; conversions of a 3 GB model, and the memory they take.
 CHECK := $(BIN)/python -m caffe_bridge.pycaffe $(REFERENCE)
 accept: setup
 	$(CHECK)/check_cases.py $(REFERENCE)/layers
@@ -67,6 +69,8 @@ accept: setup
 		$(CHECK)/e2e.py check-train prototxt/$$net/train.prototxt $(REFERENCE)/e2e/$${net}_train_256x320.npz || exit 1; \
 	done
 	KILLS=20 $(BIN)/python -m pytest tests/test_train_net.py -k killed
+	$(BIN)/python tests/fuzzing/driver.py --cut --cases 11000
+	MEGABYTES=3000 $(BIN)/python -m pytest -s tests/test_large_weights.py
 
 # What other programs make of the files written here: onnxruntime, and OpenCV 4.14 (the last with a Caffe importer) and
 # 5 in environments of their own, since they cannot share one.

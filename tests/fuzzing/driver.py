@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 MAX_SECONDS = 1.0
 MAX_FILE_SIZES, MAX_BYTES = 10, 64 << 20
 ADDRESS_SPACE = 4 << 30  # beyond what a worker has when it begins: protects the machine
-HANG = 30.0  # seconds by the clock after which a worker is stopped; the machine may be busy
-BETWEEN_JOBS = 60.0  # seconds a worker may take to begin and to end
-_PROGRESS = struct.Struct("<qd")
+HANG, SLEEP = 20.0, 600.0  # seconds of processor time, and by the clock, after which a case is given up
+_PROGRESS = struct.Struct("<qd")  # the case at hand, and the worker's processor time when it began
+_BETWEEN_CASES = float("inf")
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def work(job: Job, progress: mmap.mmap, folder: Path) -> Iterator[tuple[int, Rep
     for case in range(job.first, job.last):
         data = job.contents(samples, case)
         path.write_bytes(data)
-        progress[:] = _PROGRESS.pack(case, time.monotonic())
+        progress[:] = _PROGRESS.pack(case, time.process_time())
         _run_case(job.name(case), target, path, MAX_FILE_SIZES * len(data) + MAX_BYTES, report)
         if report.failures and case + 1 < job.last:
             yield case + 1, report
             report = Report()
-    progress[:] = _PROGRESS.pack(job.last, time.monotonic() + BETWEEN_JOBS)
+    progress[:] = _PROGRESS.pack(job.last, _BETWEEN_CASES)
     yield job.last, report
 
 
@@ -201,7 +201,7 @@ def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, Report]]:
 
 def _run_worker(jobs: Sequence[Job], folder: Path) -> tuple[list[tuple[int, Report]], tuple[int, str] | None]:
     progress_path, errors_path = folder / "progress", folder / "errors"
-    progress_path.write_bytes(_PROGRESS.pack(jobs[0].first, time.monotonic() + BETWEEN_JOBS))
+    progress_path.write_bytes(_PROGRESS.pack(jobs[0].first, _BETWEEN_CASES))
     command = [sys.executable, "-X", "faulthandler", __file__, "--worker", str(progress_path), str(folder)]
     command += [json.dumps([job.target, job.first, job.last, job.sample]) for job in jobs]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -216,22 +216,33 @@ def _run_worker(jobs: Sequence[Job], folder: Path) -> tuple[list[tuple[int, Repo
     case, _ = _PROGRESS.unpack(progress_path.read_bytes())
     code = process.returncode
     ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-    reason = f"no end after {HANG:g} s" if hung else f"the process ended with {ending}"
+    reason = f"no end after {HANG:g} s of processor time or {SLEEP:g} s" if hung else f"the process ended with {ending}"
     return reports, (case, f"{reason}\n{errors_path.read_text(errors='replace')[-3000:]}")
 
 
 def _watch(process: subprocess.Popen[bytes], progress_path: Path) -> bool:
     """Wait for the end; a worker that stays with one case for too long is killed. Returns whether it was."""
+    at, since = -1, time.monotonic()
     while True:
         try:
             process.wait(0.2)
             return False
         except subprocess.TimeoutExpired:
-            _, began = _PROGRESS.unpack(progress_path.read_bytes())
-            if time.monotonic() - began > HANG:
+            case, began = _PROGRESS.unpack(progress_path.read_bytes())
+            if case != at:
+                at, since = case, time.monotonic()
+            if _processor_time(process.pid) - began > HANG or time.monotonic() - since > SLEEP:
                 process.kill()
                 process.wait()
                 return True
+
+
+def _processor_time(process: int) -> float:
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
