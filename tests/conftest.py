@@ -17,7 +17,8 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    shared = hasattr(config, "workerinput")  # one of several processes that run tests side by side
+    torch.set_num_threads(1 if shared else min(2, torch.get_num_threads()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
