@@ -54,6 +54,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "forks/PriorBox_3": "reads no img_h, img_w",
         "forks/PriorBox_4": "reads no img_size",
         "forks/ReLU6_1": "reads no relu6_param",
+        "made/Proposal": "reads no min_size",
     },
     "opencv5": {"forks/DetectionOutput_3": "eta below 1 takes a Loop, which it does not run"},
 }
