@@ -7,6 +7,7 @@ import resource
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -495,3 +496,23 @@ def test_names_that_are_no_utf8_are_text_everywhere(tmp_path):
     assert list(source.blobs) == ["\\xff\\xfe"]
     (stored,) = source.definition().layer
     assert (stored.name, list(stored.bottom)) == ("\\xff\\xfe", ["caf\\xe9"])
+
+
+def test_both_formats_hold_the_same_bits(tmp_path):
+    bits = np.array([0x7FC12345, 0xFF800000, 0x00000001, 0x80000000, 0x3F800001], np.uint32)
+    blobs = {
+        "plain": [bits.view(np.float32), np.array([[np.pi, -0.0]])],
+        "nested/name": [torch.randn(2, 3), np.zeros((2, 0, 3), np.float32), np.float32(2.5)],
+        "nothing": [],
+    }
+    definition = schema.NetParameter()
+    for name in blobs:
+        definition.layer.add(name=name, type="Scale")
+    contents = []
+    layers: Mapping[str, list] = blobs
+    for name in ("a.caffemodel", "b.caffemodel.h5", "c.caffemodel", "d.h5"):
+        weights.save_net(tmp_path / name, definition, layers)
+        layers = weights.read(tmp_path / name).layers
+        contents.append({k: [(a.dtype.str, a.shape, a.tobytes()) for a in v] for k, v in layers.items()})
+    assert contents[0]["plain"][0][2] == bits.tobytes() and contents[0]["plain"][1][0] == "<f8"
+    assert all(content == contents[0] for content in contents)
