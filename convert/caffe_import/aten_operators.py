@@ -780,7 +780,7 @@ def _resizing(mode: str, nearest: str = "asymmetric") -> Converter:
         sizes = [*x.shape[:2], *size]
         used = [want / have for have, want in zip(x.shape, sizes)]
         if factors is not None:
-            used[2:] = [float(factor) for factor in factors]
+            used[2:] = [float(factor) for factor in factors if factor is not None]
         coordinates = nearest if mode == "nearest" else "align_corners" if corners else "half_pixel"
         rounding = "floor" if nearest == "asymmetric" else "round_prefer_ceil"
         return b.resize(x, sizes, used, mode, coordinates, rounding)

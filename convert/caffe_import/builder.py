@@ -88,7 +88,7 @@ class Builder:
                 raise Unsupported("raises to a power that is no constant")
             return self.add(kind, a, b)
         if a.array is None:
-            return self._with_constant(kind, self.expand(a, b.shape), _numbers(b.array))
+            return self._with_constant(kind, self.expand(a, b.shape), _numbers(np.asarray(b.array)))
         return self._with_constant_first(kind, _numbers(np.asarray(a.array)), self.expand(b, a.shape))
 
     def _with_constant(self, kind: str, x: Value, c: np.ndarray) -> Value:
@@ -106,7 +106,7 @@ class Builder:
 
     def _with_constant_first(self, kind: str, c: np.ndarray, x: Value) -> Value:
         if kind == "sub":
-            return self.affine(x, np.float32(-1).reshape(()), c)
+            return self.affine(x, np.array(-1, np.float32), c)
         if kind == "div":
             return self.affine(self.power(x, -1), c, None)
         if kind == "pow":

@@ -130,7 +130,7 @@ def _clip(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
 
 def _where(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
     charge(math.prod(np.broadcast_shapes(*(array.shape for array in arrays))), 8)
-    return np.where(*arrays)
+    return np.where(arrays[0], arrays[1], arrays[2])
 
 
 def _cast(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from caffe_bridge.convert.caffe_import.writer import NetWriter
@@ -19,4 +19,5 @@ def powered(writer: NetWriter, blob: str, suffix: str, **attributes: float) -> s
     param = {key: attributes[key] for key, default in defaults if attributes.get(key, default) != default}
     if "power" not in param and writer.dialect.joins_powers and writer.is_power(blob):
         blob = writer.add("Eltwise", [blob, blob], shape, "apart", eltwise_param={"operation": "MAX"})
-    return writer.add("Power", [blob], shape, suffix, **({"power_param": param} if param else {}))
+    fields: dict[str, Any] = {"power_param": param} if param else {}
+    return writer.add("Power", [blob], shape, suffix, **fields)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -76,15 +77,15 @@ def drop_expansions(graph: Graph) -> None:
 # -- scales and shifts -----------------------------------------------------------------------------------
 
 
-def _line(node: Node | None) -> tuple[np.ndarray, np.ndarray] | None:
+def _line(node: Node | None) -> tuple[Any, Any] | None:
     """(scale, shift) of a node that computes scale x + shift."""
     if node is None:
         return None
     if node.operator == "power" and node["power"] == 1:
-        return np.float32(node["scale"]).reshape(()), np.float32(node["shift"]).reshape(())
+        return np.array(node["scale"], np.float32), np.array(node["shift"], np.float32)
     if node.operator == "affine":
         scale, shift = node["scale"], node["shift"]
-        one, zero = np.float32(1).reshape(()), np.float32(0).reshape(())
+        one, zero = np.ones((), np.float32), np.zeros((), np.float32)
         return one if scale is None else scale, zero if shift is None else shift
     return None
 

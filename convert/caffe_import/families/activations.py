@@ -42,7 +42,7 @@ def prelu(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """PReLU, shared by the channels or not."""
     shape, slope = node.output.shape, np.asarray(node.inputs[1].array, np.float32)
     if slope.size == 1:
-        param = {"channel_shared": True}
+        param: dict[str, Any] = {"channel_shared": True}
         return writer.add("PReLU", bottoms[:1], shape, blobs=[slope.reshape(())], prelu_param=param)
     full = (1,) * (len(shape) - slope.ndim) + slope.shape
     if any(size != 1 for axis, size in enumerate(full) if axis != 1):
@@ -53,7 +53,7 @@ def prelu(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
 @emits("elu")
 def elu(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """ELU."""
-    fields = {} if node["alpha"] == 1 else {"elu_param": {"alpha": node["alpha"]}}
+    fields: dict[str, Any] = {} if node["alpha"] == 1 else {"elu_param": {"alpha": node["alpha"]}}
     return writer.add("ELU", bottoms, node.output.shape, **fields)
 
 
@@ -97,7 +97,8 @@ def swish(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Swish, else x times Sigmoid."""
     shape, beta = node.output.shape, node["beta"]
     if writer.dialect.has("Swish"):
-        return writer.add("Swish", bottoms, shape, **({} if beta == 1 else {"swish_param": {"beta": beta}}))
+        fields: dict[str, Any] = {} if beta == 1 else {"swish_param": {"beta": beta}}
+        return writer.add("Swish", bottoms, shape, **fields)
     inner = bottoms[0] if beta == 1 else powered(writer, bottoms[0], "scaled", scale=beta)
     return _gated(writer, node, bottoms[0], writer.add("Sigmoid", [inner], shape, "sigmoid"))
 
@@ -136,7 +137,7 @@ def _gated(writer: NetWriter, node: Node, bottom: str, gate: str) -> str:
 @emits("softmax")
 def softmax(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Softmax."""
-    fields = {} if node["axis"] == 1 else {"softmax_param": {"axis": node["axis"]}}
+    fields: dict[str, Any] = {} if node["axis"] == 1 else {"softmax_param": {"axis": node["axis"]}}
     return writer.add("Softmax", bottoms, node.output.shape, **fields)
 
 

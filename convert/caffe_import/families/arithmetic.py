@@ -67,7 +67,9 @@ def _scaled(
 def batch_norm(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """BatchNorm and Scale."""
     scale, shift, mean, variance = (np.asarray(value.array, np.float32) for value in node.inputs[1:])
-    fields = {} if math.isclose(node["eps"], 1e-5, rel_tol=1e-6) else {"batch_norm_param": {"eps": node["eps"]}}
+    fields: dict[str, Any] = (
+        {} if math.isclose(node["eps"], 1e-5, rel_tol=1e-6) else {"batch_norm_param": {"eps": node["eps"]}}
+    )
     blobs = [mean, variance, np.ones(1, np.float32)]
     top = writer.add("BatchNorm", bottoms[:1], node.output.shape, blobs=blobs, **fields)
     if (scale == 1).all() and (shift == 0).all():
@@ -101,7 +103,7 @@ def binary(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         param = {"operation": "SUM", "coeff": [1, -1]}
     elif operator != "add":
         param = {"operation": "PROD" if operator == "mul" else "MAX"}
-    fields = {"eltwise_param": param} if param else {}
+    fields: dict[str, Any] = {"eltwise_param": param} if param else {}
     top = writer.add("Eltwise", blobs, shape, suffix, **fields)
     return _negative(writer, top, "") if operator == "min" else top
 
@@ -125,8 +127,8 @@ def _spread_axis(large: Shape, small: Shape) -> tuple[int, Shape] | None:
 def _two_bottoms(writer: NetWriter, node: Node, large: str, small: str, axis: int, inner: Shape, type_: str) -> str:
     if writer.shape(small) != inner:
         small = reshaped(writer, small, inner, "flat")
-    param = {"axis": axis} if axis != 1 else {}
-    fields = {"scale_param" if type_ == "Scale" else "bias_param": param} if param else {}
+    param: dict[str, Any] = {"axis": axis} if axis != 1 else {}
+    fields: dict[str, Any] = {"scale_param" if type_ == "Scale" else "bias_param": param} if param else {}
     return writer.add(type_, [large, small], node.output.shape, **fields)
 
 
@@ -163,9 +165,9 @@ def repeated(writer: NetWriter, blob: str, axis: int, times: int, suffix: str) -
     shape = writer.shape(blob)
     wanted = (*shape[:axis], shape[axis] * times, *shape[axis + 1 :])
     if writer.dialect.has("Tile"):
-        param = {"tiles": times} if axis == 1 else {"axis": axis, "tiles": times}
+        param: dict[str, Any] = {"tiles": times} if axis == 1 else {"axis": axis, "tiles": times}
         return writer.add("Tile", [blob], wanted, suffix, tile_param=param)
     if times > 1024:
         raise Unsupported(f"repeats a blob {times} times, for which {writer.dialect.name} has no layer")
-    fields = {} if axis == 1 else {"concat_param": {"axis": axis}}
+    fields: dict[str, Any] = {} if axis == 1 else {"concat_param": {"axis": axis}}
     return writer.add("Concat", [blob] * times, wanted, suffix, **fields)

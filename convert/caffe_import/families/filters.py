@@ -78,7 +78,7 @@ def _filtered(
     dilation: Sequence[int],
 ) -> str:
     blobs = [weight, *(np.asarray(value.constant("a bias"), np.float32) for value in node.inputs[2:])]
-    param = {
+    param: dict[str, Any] = {
         "num_output": outputs,
         **geometry(kernel_size=weight.shape[2:], stride=node["stride"], pad=pads, dilation=dilation),
     }
@@ -122,7 +122,7 @@ def embed(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Embed."""
     table = np.asarray(node.inputs[1].constant("the table"), np.float32)
     rows, width = table.shape
-    param = {"num_output": width, "input_dim": rows, "bias_term": False}
+    param: dict[str, Any] = {"num_output": width, "input_dim": rows, "bias_term": False}
     return writer.add("Embed", bottoms[:1], node.output.shape, blobs=[table], embed_param=param)
 
 
@@ -137,7 +137,7 @@ def depth_to_space(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
             weight[channel, 0].flat[channel % block**2] = 1
         else:
             weight[channel, channel % outputs].flat[channel // outputs] = 1
-    param = {"num_output": outputs, "bias_term": False, "kernel_size": [block], "stride": [block]}
+    param: dict[str, Any] = {"num_output": outputs, "bias_term": False, "kernel_size": [block], "stride": [block]}
     if node["channels_first"]:
         param["group"] = outputs
     return writer.add("Deconvolution", bottoms, node.output.shape, blobs=[weight], convolution_param=param)
@@ -154,7 +154,7 @@ def space_to_depth(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
             weight[output, 0].flat[output % block**2] = 1
         else:
             weight[output, output % channels].flat[output // channels] = 1
-    param = {"num_output": outputs, "bias_term": False, "kernel_size": [block], "stride": [block]}
+    param: dict[str, Any] = {"num_output": outputs, "bias_term": False, "kernel_size": [block], "stride": [block]}
     if node["channels_first"]:
         param["group"] = channels
     return writer.add("Convolution", bottoms, node.output.shape, blobs=[weight], convolution_param=param)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def _enlarged(writer: NetWriter, blob: str, times: list[int], shape: Shape) -> s
         return writer.add("Upsample", [blob], shape, upsample_param={"scale": height})
     channels = shape[1]
     weight = np.ones((channels, 1, height, width), np.float32)
-    param = {"num_output": channels, "group": channels, "bias_term": False}
+    param: dict[str, Any] = {"num_output": channels, "group": channels, "bias_term": False}
     if height == width:
         param.update(kernel_size=[height], stride=[height])
     else:
@@ -52,7 +53,7 @@ def mapped(writer: NetWriter, blob: str, maps: Mapping[int, np.ndarray], suffix:
         last = i == len(maps) - 1
         ending = suffix if last else f"axis{axis}"
         if axis == len(shape) - 1 and axis > 0:
-            param = {"num_output": len(matrix), "axis": axis, "bias_term": False}
+            param: dict[str, Any] = {"num_output": len(matrix), "axis": axis, "bias_term": False}
             blob = writer.add("InnerProduct", [blob], wanted, ending, [matrix], inner_product_param=param)
             continue
         images = (

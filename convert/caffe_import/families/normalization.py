@@ -31,7 +31,8 @@ def lrn(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         factor, alpha, k = k**-beta, alpha / k, 1.0
     defaults = (("local_size", size, 5), ("alpha", alpha, 1), ("beta", beta, 0.75), ("k", k, 1))
     param = {key: value for key, value, default in defaults if value != default}
-    top = writer.add("LRN", [blob], images, "", **({"lrn_param": param} if param else {}))
+    fields: dict[str, Any] = {"lrn_param": param} if param else {}
+    top = writer.add("LRN", [blob], images, "", **fields)
     if factor != 1:
         top = powered(writer, top, "scale", scale=factor)
     return reshaped(writer, top, shape, "axes")
@@ -65,7 +66,7 @@ def _divided(writer: NetWriter, blob: str, eps: float) -> str:
     images = writer.shape(blob)
     centred = writer.add("MVN", [blob], images, "centred", mvn_param={"normalize_variance": False})
     square = powered(writer, centred, "square", power=2)
-    param = {"pool": "AVE", "global_pooling": True}
+    param: dict[str, Any] = {"pool": "AVE", "global_pooling": True}
     variance = writer.add("Pooling", [square], (*images[:2], 1, 1), "variance", pooling_param=param)
     inverse = powered(writer, variance, "inverse", power=-0.5, shift=eps)
     factor = reshaped(writer, inverse, images[:2], "factor")

@@ -23,7 +23,7 @@ class _Axis(NamedTuple):
         size, kernel, stride, begin, wanted: cells of the image, and the source's windows.
         pad: Caffe's padding.
         front: how many of Caffe's windows come before the first wanted one.
-        count: how many windows Caffe has.
+        made: how many windows Caffe has.
     """
 
     size: int
@@ -33,7 +33,7 @@ class _Axis(NamedTuple):
     wanted: int
     pad: int
     front: int
-    count: int
+    made: int
 
 
 def _caffe_count(size: int, kernel: int, stride: int, pad: int, floor: bool, clips: bool) -> int:
@@ -56,12 +56,13 @@ def _placed(size: int, kernel: int, stride: int, begin: int, wanted: int, floor:
 
 def _geometry(writer: NetWriter, node: Node, shape: Shape, wanted: Shape) -> tuple[list[_Axis], bool]:
     """The axes, and whether to round down."""
-    rows = list(zip(shape[2:], *_rows(node, len(shape)), wanted[2:]))
+    kernel, stride, begin = _row(node, "kernel", 1), _row(node, "stride", 1), _row(node, "begin", 0)
+    rows = list(zip(shape[2:], kernel, stride, begin, wanted[2:]))
     clips = any(row[3] for row in rows)
     for floor in (False, True) if writer.dialect.floor else (False,):
         found = [_placed(*row, floor, clips) for row in rows]
         axes = [axis for axis in found if axis is not None]
-        exact = len(axes) == len(found) and all(axis.count == axis.wanted for axis in axes)
+        exact = len(axes) == len(found) and all(axis.made == axis.wanted for axis in axes)
         if exact:
             return axes, floor
     found = [_placed(*row, False, clips) for row in rows]
@@ -74,10 +75,10 @@ def _geometry(writer: NetWriter, node: Node, shape: Shape, wanted: Shape) -> tup
     return axes, False
 
 
-def _rows(node: Node, ndim: int) -> tuple[tuple[int, ...], ...]:
-    """kernel, stride and begin for two spatial axes."""
-    rows = tuple(tuple(node[key]) for key in ("kernel", "stride", "begin"))
-    return tuple((1, *row) if i < 2 else (0, *row) for i, row in enumerate(rows)) if len(rows[0]) == 1 else rows
+def _row(node: Node, attribute: str, lacking: int) -> tuple[int, ...]:
+    """An attribute for two spatial axes, the first of which may be lacking."""
+    row = tuple(node[attribute])
+    return (lacking, *row) if len(row) == 1 else row
 
 
 def _pooled(writer: NetWriter, node: Node, bottom: str, method: str) -> tuple[str, list[_Axis]]:
@@ -89,21 +90,21 @@ def _pooled(writer: NetWriter, node: Node, bottom: str, method: str) -> tuple[st
     elif len(shape) != 4:
         raise Unsupported(f"pools {len(shape) - 2} axes", "Caffe's Pooling has two")
     axes, floor = _geometry(writer, node, shape, wanted)
-    crops = any(axis.count != axis.wanted for axis in axes)
+    crops = any(axis.made != axis.wanted for axis in axes)
     param: dict[str, Any] = {"pool": method, **_sizes(axes)}
     if floor:
         param["round_mode"] = "FLOOR"
-    made = (*shape[:2], *(axis.count for axis in axes))
+    made = (*shape[:2], *(axis.made for axis in axes))
     top = writer.add("Pooling", [bottom], made, "all" if crops else "", pooling_param=param)
     for axis, place in enumerate(axes, 2):
-        if place.count != place.wanted:
+        if place.made != place.wanted:
             top = sliced(writer, top, axis, place.front, place.front + place.wanted, "rows" if axis == 2 else "columns")
     return top, axes
 
 
 def _sizes(axes: list[_Axis]) -> dict[str, int]:
     """PoolingParameter's kernel, stride and pad, once if equal."""
-    param = {}
+    param: dict[str, Any] = {}
     for name, key, default in (("kernel", "kernel_size", None), ("stride", "stride", 1), ("pad", "pad", 0)):
         first, second = (getattr(axis, name) for axis in axes)
         if first != second:
@@ -149,7 +150,7 @@ def avg_pool(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     elif (ratio == ratio.flat[0]).all():
         top = powered(writer, top, "divisor", scale=float(ratio.flat[0]))
     else:
-        param = {"axis": 2, "num_axes": 2}
+        param: dict[str, Any] = {"axis": 2, "num_axes": 2}
         top = writer.add("Scale", [top], writer.shape(top), "divisor", [ratio.astype(np.float32)], scale_param=param)
     return reshaped(writer, top, node.output.shape, "plain")
 
@@ -199,7 +200,7 @@ def _reduced(writer: NetWriter, bottom: str, kind: str, axes: tuple[int, ...], s
     made = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     count = math.prod(shape[axis] for axis in axes)
     if len(shape) == 4 and axes == (2, 3) and kind in ("mean", "max", "min"):
-        param = {"pool": "AVE" if kind == "mean" else "MAX", "global_pooling": True}
+        param: dict[str, Any] = {"pool": "AVE" if kind == "mean" else "MAX", "global_pooling": True}
         return writer.add("Pooling", [bottom], made, suffix, pooling_param=param)
     if _is_tail(axes, shape) and kind not in ("max", "min") and writer.dialect.has("Reduction"):
         names = {"sum": "SUM", "mean": "MEAN", "abs": "ASUM", "square": "SUMSQ"}

@@ -30,7 +30,7 @@ def reshape(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
 @emits("concat")
 def concat(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Concat."""
-    fields = {} if node["axis"] == 1 else {"concat_param": {"axis": node["axis"]}}
+    fields: dict[str, Any] = {} if node["axis"] == 1 else {"concat_param": {"axis": node["axis"]}}
     blobs = [writer.blob(value) for value in node.inputs]
     return writer.add("Concat", blobs, node.output.shape, **fields)
 
@@ -71,7 +71,7 @@ def crop(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Crop."""
     vertical, horizontal = node["offset"]
     offset = [vertical] if vertical == horizontal else [vertical, horizontal]
-    fields = {"crop_param": {"offset": offset}} if any(offset) else {}
+    fields: dict[str, Any] = {"crop_param": {"offset": offset}} if any(offset) else {}
     return writer.add("Crop", bottoms, node.output.shape, **fields)
 
 
@@ -100,7 +100,7 @@ def _depthwise(
     suffix: str,
 ) -> str:
     """A Convolution that treats every channel alike."""
-    param = {"num_output": len(weight), "group": len(weight), "bias_term": False}
+    param: dict[str, Any] = {"num_output": len(weight), "group": len(weight), "bias_term": False}
     sizes = {"kernel": weight.shape[2:], "stride": stride, "pad": pad}
     for name, (height, width) in sizes.items():
         if height != width:
