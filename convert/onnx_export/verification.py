@@ -69,7 +69,7 @@ def errors(net: Net, path: str | Path, inputs: Mapping[str, np.ndarray] | None =
     inputs = random_inputs(net) if inputs is None else inputs
     choosing = [node for node in net.graph.nodes if shape_rule(type_of(node)) is not None]
     watched = list(dict.fromkeys(blob for node in choosing for blob in (*node.bottoms, *node.tops)))
-    found = _run(path, inputs, [*net.outputs, *watched])
+    found = run_model(path, inputs, [*net.outputs, *watched])
     wanted = _run_net(net, inputs, choosing, {blob: torch.from_numpy(found[blob]) for blob in watched})
     chosen = {blob for node in choosing for blob in node.tops}
     return {
@@ -78,8 +78,8 @@ def errors(net: Net, path: str | Path, inputs: Mapping[str, np.ndarray] | None =
     }
 
 
-def _run(path: str | Path, inputs: Mapping[str, np.ndarray], blobs: Sequence[str]) -> dict[str, np.ndarray]:
-    """Values of outputs and of other blobs of a model, in onnxruntime."""
+def run_model(path: str | Path, inputs: Mapping[str, np.ndarray], blobs: Sequence[str]) -> dict[str, np.ndarray]:
+    """What onnxruntime computes for blobs: the outputs of the net, in its order, and after them any others."""
     import onnx
     import onnxruntime
 
