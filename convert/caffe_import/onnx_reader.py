@@ -65,6 +65,8 @@ class _Reader:
         self.builder = Builder(name or model.graph.name or "net", self._weight_bytes())
         self.graph = self.builder.graph
         self.values: dict[str, Value | None] = {"": None}
+        self.read_names = {name for node in model.graph.node for name in node.input}
+        self.read_names.update(info.name for info in model.graph.output)
         self.known = {info.name: info for info in [*model.graph.value_info, *model.graph.output]}
 
     def _version(self) -> int:
@@ -205,6 +207,9 @@ class _Reader:
             for name, value in zip(proto.output, found):
                 if name:
                     self.values[name] = value
+            unmade = [name for name in proto.output[len(found) :] if name in self.read_names]
+            if unmade:
+                raise Unsupported(f"has an output '{unmade[0]}' that Caffe's layer does not have")
         for name in filter(None, proto.output):
             if self.values[name] is None:
                 self.values[name] = self._stand_in(name)

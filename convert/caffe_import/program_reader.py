@@ -106,7 +106,11 @@ class _Reader:
             return _number(known)
         arguments, keywords = self._look_up(node.args), self._look_up(node.kwargs)
         if node.target is operator.getitem:
-            return None if arguments[0] is None else arguments[0][arguments[1]]
+            found = None if arguments[0] is None else arguments[0][arguments[1]]
+            if found is None and arguments[0] is not None and node.users:
+                self.graph.problems.add(f"'{node.name}' is a result that Caffe's layer does not have, as positions are")
+                return self._stand_in(known)
+            return found
         inputs = [value for value in _leaves([arguments, list(keywords.values())]) if isinstance(value, Value)]
         described = f"'{node.name}' ({_name(node.target)}{_module(node)})"
         with self.graph.problems.at(described, [value.shape for value in inputs]):

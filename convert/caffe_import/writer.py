@@ -165,6 +165,7 @@ class NetWriter:
     def finish(self) -> Model:
         """The net and its weights; outputs get their names, and layers that can work in place."""
         outputs = self._named_outputs()
+        self._silence_inputs()
         self._drop_reshapes(outputs)
         self._work_in_place(outputs)
         _rename(self.net, {blob: name for blob, name in outputs.items() if name})
@@ -187,6 +188,14 @@ class NetWriter:
             tops = self.add_many("Split", [blob], [self.shapes[blob]] * len(names))
             found.update(zip(tops, names))
         return found
+
+    def _silence_inputs(self) -> None:
+        """Inputs that nobody reads would be outputs."""
+        read = {bottom for layer in self.net.layer for bottom in layer.bottom}
+        unread = [blob for blob in (self.blobs[id(value)] for value in self.graph.inputs) if blob not in read]
+        if unread:
+            self._node = Node("results", [], [], {}, "inputs", "")
+            self.silence(unread)
 
     def _drop_reshapes(self, outputs: dict[str, str]) -> None:
         """Drop reshapes that only other reshapes were to read, each of which now reads what came before."""
