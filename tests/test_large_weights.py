@@ -6,6 +6,7 @@ third of it is what a conversion may take besides what the process takes at rest
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import subprocess
@@ -51,9 +52,15 @@ for name in ("tiny", "large"):
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured through /proc")
 
 
-def weight(layer: int, rows: np.ndarray) -> np.ndarray:
-    """Some rows of a layer's weight, whose values differ by layer and place and are exact."""
-    return ((rows[:, None] * 1024 + np.arange(1024)) % 1_000_003 + layer).astype(np.float32)
+@functools.cache
+def pattern(rows: int) -> np.ndarray:
+    """Exact values that differ by place."""
+    return (np.arange(rows * 1024, dtype=np.int32) % 1_000_003).astype(np.float32).reshape(rows, 1024)
+
+
+def weight(layer: int, rows: int) -> np.ndarray:
+    """A layer's weight, which differs from the other layers'."""
+    return pattern(rows) + np.float32(layer)
 
 
 def write_caffemodel(path: Path, rows: int) -> None:
@@ -66,7 +73,7 @@ def write_caffemodel(path: Path, rows: int) -> None:
             head = wire.encode_bytes(1, name) + wire.encode_bytes(2, b"InnerProduct")
             head += wire.encode_prefix(7, len(blob) + rows * 4096) + blob
             file.write(wire.encode_prefix(100, len(head) + rows * 4096) + head)
-            file.write(weight(i, np.arange(rows)).data)
+            file.write(weight(i, rows).data)
 
 
 def prototxt(rows: int) -> str:
@@ -138,8 +145,8 @@ def check_values(path: Path) -> None:
     for i in range(LAYERS):
         values = np.asarray(layers[f"fc{i}"][0])
         assert values.shape == (ROWS, 1024)
-        rows = np.arange(ROWS)[:: max(1, ROWS // 7)]
-        np.testing.assert_array_equal(values[rows], weight(i, rows))
+        some = slice(None, None, max(1, ROWS // 7))
+        np.testing.assert_array_equal(values[some], pattern(ROWS)[some] + np.float32(i))
 
 
 def check_onnx_values(path: Path) -> None:
@@ -148,7 +155,7 @@ def check_onnx_values(path: Path) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     if MEGABYTES > 1100:
         load_external_data_for_tensor(tensors["fc3.0"], str(path.parent))
-    np.testing.assert_array_equal(numpy_helper.to_array(tensors["fc3.0"]), weight(3, np.arange(ROWS)))
+    np.testing.assert_array_equal(numpy_helper.to_array(tensors["fc3.0"]), weight(3, ROWS))
     assert (path.parent / f"{path.name}.data").exists() == (MEGABYTES > 1100)
 
 
