@@ -69,6 +69,7 @@ accept: setup
 		$(CHECK)/e2e.py check-train prototxt/$$net/train.prototxt $(REFERENCE)/e2e/$${net}_train_256x320.npz || exit 1; \
 	done
 	KILLS=20 $(BIN)/python -m pytest tests/test_train_net.py -k killed
+	ZOO=1 $(BIN)/python -m pytest tests/test_caffe_import_round_trips.py -k there_and_back
 	$(BIN)/python tests/fuzzing/driver.py --cut --cases 11000
 	MEGABYTES=3000 $(BIN)/python -m pytest -s tests/test_large_weights.py
 

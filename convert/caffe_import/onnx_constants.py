@@ -125,7 +125,7 @@ def _extreme(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
 def _clip(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
     low, high = node.limits(arrays)
     charge(arrays[0].size, 8)
-    return np.clip(arrays[0], low, high).astype(arrays[0].dtype)
+    return np.asarray(np.clip(arrays[0], low, high), arrays[0].dtype)
 
 
 def _where(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from caffe_bridge.convert.caffe_import.writer import NetWriter
 
 
-def reshaped(writer: NetWriter, blob: str, shape: Shape, suffix: str) -> str:
+def reshaped(writer: NetWriter, blob: str, shape: Shape, suffix: str, free: int = 0) -> str:
     """A blob in another shape, itself if it has it: Flatten, or a Reshape that names only the axes that change.
 
-    A batch size that changes is left to Caffe, so that the net may be given another one.
+    Where the first axis changes, the size of axis `free` is left to Caffe, so that the net may be given another batch.
     """
     shape = tuple(shape)
     if writer.shape(blob) != shape:
@@ -34,7 +34,7 @@ def reshaped(writer: NetWriter, blob: str, shape: Shape, suffix: str) -> str:
         last += 1
     if first == 0 and len(shape) > 1:
         dims = list(shape)
-        dims[int(shape[0] == 1)] = -1
+        dims[free] = -1
         return writer.add("Reshape", [blob], shape, suffix, reshape_param={"shape": {"dim": dims}})
     if last and len(found) - last > first:
         param = {

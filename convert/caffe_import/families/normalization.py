@@ -50,7 +50,7 @@ def standardize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         images = (*images[:2], 1, math.prod(images[2:]))
     if shape[0] == 1 and axes[0] == 2 and len(shape) == 4:
         images = shape
-    blob = reshaped(writer, bottoms[0], images, "image")
+    blob = reshaped(writer, bottoms[0], images, "image", free=1)
     if not writer.dialect.batch_statistics:
         return reshaped(writer, _divided(writer, blob, node["eps"]), shape, "shape")
     param: dict[str, Any] = {"use_global_stats": False}
