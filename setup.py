@@ -22,7 +22,10 @@ def extension():
         cuda = os.environ["CAFFE_BRIDGE_CUDA"] == "1"
     suffixes = ("*.cpp", "*.cu") if cuda else ("*.cpp",)
     sources = [str(path.relative_to(ROOT)) for suffix in suffixes for path in sorted((ROOT / "csrc").glob(suffix))]
-    flags = {"cxx": ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"], "nvcc": ["-O3", "--fmad=false"]}
+    flags = {
+        "cxx": ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"],
+        "nvcc": ["-O3", "--fmad=false"],
+    }
     build = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
     return build(
         "caffe_bridge._native",

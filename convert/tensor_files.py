@@ -83,9 +83,9 @@ def load_torch(path: str) -> Mapping[str, torch.Tensor]:
     if head not in (b"PK", b"\x80\x02"):
         raise WeightsError(f"{path}: not a file as torch.save writes it")
     # The older format is read from the mapping, which, unlike a file, takes no memory for a string that is not there.
-    source, mapped = (path, True) if head == b"PK" else (contents, False)
+    source: Any = path if head == b"PK" else contents
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=source is path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: is no torch file of tensors alone; other objects are refused, since loading them can run code"

@@ -125,7 +125,8 @@ def _extreme(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
 def _clip(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
     low, high = node.limits(arrays)
     charge(arrays[0].size, 8)
-    return np.asarray(np.clip(arrays[0], low, high), arrays[0].dtype)
+    clipped: np.ndarray = np.clip(arrays[0], low, high)
+    return clipped.astype(arrays[0].dtype)
 
 
 def _where(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:

@@ -42,7 +42,7 @@ def _classifier(n: NetSpec) -> None:
     n.prob = L.Softmax(n.pool10)
 
 
-def _conv(n: NetSpec, prefix: str, name: str, bottom: str, channels: int, size: int, **settings: int) -> str:
+def _conv(n: NetSpec, prefix: str, name: str, bottom: str, channels: int, size: int, **settings: Any) -> str:
     top = z.conv(n, prefix + name, bottom, channels, size, z.XAVIER, **settings)
     blocks.relu(n, f"{prefix}relu_{name}", top)
     return top

@@ -94,7 +94,7 @@ def _pair(n: NetSpec, i: int, bottom: str, narrow: int, wide: int, **settings: i
     return _conv(n, f"conv{i}_2", f"conv{i}_2_relu", top, wide, kernel_size=3, **settings)
 
 
-def _conv(n: NetSpec, name: str, relu: str, bottom: str, channels: int, kernel_size: int, **settings: int) -> str:
+def _conv(n: NetSpec, name: str, relu: str, bottom: str, channels: int, kernel_size: int, **settings: Any) -> str:
     z.conv(n, name, bottom, channels, kernel_size, z.XAVIER, **settings)
     blocks.relu(n, relu, name)
     return name
