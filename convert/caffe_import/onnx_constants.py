@@ -125,13 +125,13 @@ def _extreme(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
 def _clip(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
     low, high = node.limits(arrays)
     charge(arrays[0].size, 8)
-    clipped: np.ndarray = np.clip(arrays[0], low, high)
-    return clipped.astype(arrays[0].dtype)
+    return np.clip(arrays[0], low, high).astype(arrays[0].dtype)
 
 
 def _where(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
     charge(math.prod(np.broadcast_shapes(*(array.shape for array in arrays))), 8)
-    return np.where(arrays[0], arrays[1], arrays[2])
+    condition, *choices = arrays
+    return np.asarray(np.where(condition, *choices))
 
 
 def _cast(node: OnnxNode, arrays: Arrays, charge: Charge) -> np.ndarray:
