@@ -168,7 +168,7 @@ class TestModels:
         ssd = import_program(program("ssd")[0], dialect="ssd")
         assert types(ssd).count("Normalize") == 1 and types(ssd).count("Permute") == 4
         v3 = import_program(program("mobilenet_v3")[0], dialect="caffe-bridge")
-        assert types(v3).count("HardSwish") == 3
+        assert types(v3).count("HardSwish") == 4
 
     def test_batch_size_may_change(self):
         for name in ("resnet", "googlenet", "mobilenet_v3", "deeplab_v3", "super_resolution"):
