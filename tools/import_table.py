@@ -9,7 +9,7 @@ from typing import Any
 
 from caffe_bridge.cli import run
 from caffe_bridge.convert.caffe_import import DIALECTS
-from caffe_bridge.convert.caffe_import.aten_operators import CONVERTERS as ATEN
+from caffe_bridge.convert.caffe_import.aten import CONVERTERS as ATEN
 from caffe_bridge.convert.caffe_import.onnx_operators import CONVERTERS as ONNX
 from caffe_bridge.convert.caffe_import.registry import emitters
 from caffe_bridge.tools import _marked_table

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
-from caffe_bridge.convert.caffe_import.aten_operators import CONVERTERS
+from caffe_bridge.convert.caffe_import.aten import CONVERTERS
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Graph, Value
 from caffe_bridge.convert.caffe_import.problems import Unsupported
