@@ -38,6 +38,6 @@ class LRN(Layer):
             mean = F.avg_pool2d(bottom.square(), self.size, stride=1, padding=self.size // 2)
             return bottom * (self.k + self.alpha * mean).pow(-self.beta)
         # Compilers and exporters know torch's own operations.
-        plain = torch.compiler.is_compiling() or not functional.has_kernel(bottom)
-        normalize = functional.lrn_in_torch if plain else functional.lrn
-        return normalize(bottom, self.size, self.alpha, self.beta, self.k)
+        if not torch.compiler.is_compiling() and functional.has_kernel(bottom):
+            return functional.lrn(bottom, self.size, self.alpha, self.beta, self.k)
+        return functional.lrn_in_torch(bottom, self.size, self.alpha, self.beta, self.k)

@@ -40,12 +40,13 @@ def seeds() -> None:
 
 @pytest.fixture(autouse=True)
 def log_of_its_own() -> Iterator[None]:
-    """Log handlers and levels that a test's programs set go with the test."""
+    """Log handlers and levels that programs set, in a test or in what is made once for several, stay out of others."""
     logger = logging.getLogger("caffe_bridge")
-    handlers, level = list(logger.handlers), logger.level
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
     yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -75,9 +75,10 @@ def backward(cls: type) -> str:
 def native_kernels(module: str, root: Path) -> str:
     """The functional operations a layer's module calls that have a compiled kernel."""
     text = (root / "layers" / module).read_text(encoding="utf-8")
-    if "layers import functional as F" not in text:
+    imported = re.search(r"^from caffe_bridge\.layers import functional( as F)?$", text, re.MULTILINE)
+    if not imported:
         return ""
-    calls = set(re.findall(r"\bF\.(\w+)\(", text))
+    calls = set(re.findall(r"\bF\.(\w+)\(" if imported[1] else r"\bfunctional\.(\w+)\(", text))
     return ", ".join(f"`{name}`" for name in _compiled_operations(root) if name in calls)
 
 
