@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out.resolve()
     places = ["--set", "ROOT_DIR", str(out), "DATA_DIR", str(out / "data"), "EXP_DIR", "training"]
 
-    torch.set_num_threads(1)  # the layers are so small that threads would wait for each other more than they compute
+    torch.set_num_threads(min(2, torch.get_num_threads()))  # the layers are too small for more
     start = time.monotonic()
     data = out / "data" / "shapes"
     data.mkdir(parents=True, exist_ok=True)
