@@ -144,6 +144,13 @@ class TestNotes:
         wanted = centred / (np.sqrt((centred**2).mean((2, 3), keepdims=True)) + 0.5)
         assert difference(outputs(build_net(found), {"x": x})["y"], wanted) <= TOLERANCE
 
+    def test_nodes_that_read_from_within_a_layer_are_named(self, tmp_path):
+        model = there(self.net(), tmp_path / "a.onnx")
+        model.graph.node.add(op_type="Relu", input=[model.graph.node[0].output[0]], output=["z"], name="outside")
+        model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [2, 3, 4, 5]))
+        with pytest.raises(CaffeError, match=r"outside.*from within the nodes of a layer"):
+            import_onnx(model)
+
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", '{"layers": [{}]}', '{"inputs": 3}', '{"layers": [{"layer": "type: {"}]}', "[" * 100000]
     )

@@ -191,9 +191,12 @@ class _Reader:
     def _add(self, proto: onnx.NodeProto) -> None:
         for name in filter(None, proto.output):
             self.values[name] = None
-        inputs = [self.values[name] for name in proto.input]
+        inside = next((name for name in proto.input if name not in self.values), None)
+        inputs = [self.values.get(name) for name in proto.input]
         shapes = [value.shape for value in inputs if value is not None]
         with self.graph.problems.at(describe(proto), shapes):
+            if inside is not None:
+                raise Unsupported(f"reads '{inside}' from within the nodes of a layer that the model's notes restore")
             self._check_known(proto)
             self._check_inputs(proto)
             if any(value is None and name for value, name in zip(inputs, proto.input)):
