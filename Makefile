@@ -70,6 +70,7 @@ accept: setup
 	done
 	KILLS=20 $(BIN)/python -m pytest tests/test_train_net.py -k killed
 	ZOO=1 $(BIN)/python -m pytest tests/test_caffe_import_round_trips.py -k there_and_back
+	ZOO=1 $(BIN)/python -m pytest tests/test_torch_round_trips.py
 	$(BIN)/python tests/fuzzing/driver.py --cut --cases 11000
 	MEGABYTES=3000 $(BIN)/python -m pytest -s tests/test_large_weights.py
 
