@@ -10,7 +10,7 @@
 # Environment: IMAGES, ITERS and JOBS replace the defaults below; CAFFE_BRIDGE is the command to run.
 set -euo pipefail
 
-if [ $# -gt 2 ] || [ "${1:0:1}" = - ]; then
+if [ $# -gt 2 ] || [[ ${1:-} = -* ]]; then
     sed -n 's/^# \{0,1\}//; 2,10p' "$0" >&2
     exit 2
 fi
