@@ -42,15 +42,15 @@ class Windows(NamedTuple):
         out = self.output_size(size)
         return all((count - 1) * stride < length for count, stride, length in zip(out, self.stride, size))
 
-    def padded(self, images: torch.Tensor, value: float) -> torch.Tensor:
-        """Images extended by `value` so that unpadded windows of the same number cover them exactly."""
+    def padded(self, images: torch.Tensor) -> torch.Tensor:
+        """Images extended by zeros so that unpadded windows of the same number cover them exactly."""
         height, width = images.shape[2:]
         out = self.output_size((height, width))
         ends = [
             (count - 1) * stride + kernel - length - pad
             for count, stride, kernel, length, pad in zip(out, self.stride, self.kernel, (height, width), self.pad)
         ]
-        return F.pad(images, [self.pad[1], max(ends[1], 0), self.pad[0], max(ends[0], 0)], value=value)
+        return F.pad(images, [self.pad[1], max(ends[1], 0), self.pad[0], max(ends[0], 0)])
 
 
 def max_pool(images: torch.Tensor, windows: Windows) -> torch.Tensor:
@@ -86,7 +86,7 @@ def average_pool(images: torch.Tensor, windows: Windows) -> torch.Tensor:
     size = (images.shape[2], images.shape[3])
     if windows.fits_torch(size):
         return F.avg_pool2d(images, *windows[:3], ceil_mode=windows.ceil)
-    sums = F.avg_pool2d(windows.padded(images, 0), windows.kernel, windows.stride, divisor_override=1)
+    sums = F.avg_pool2d(windows.padded(images), windows.kernel, windows.stride, divisor_override=1)
     rows, columns = (
         _cells(*axis, device=images.device)
         for axis in zip(sums.shape[2:], windows.kernel, windows.stride, windows.pad, size)
@@ -107,7 +107,7 @@ def stochastic_pool(images: torch.Tensor, windows: Windows, draw: bool) -> torch
     weighted by themselves, 0 where a window's sum is not positive.
     """
     out = windows.output_size((images.shape[2], images.shape[3]))
-    cells = F.unfold(windows.padded(images, 0), windows.kernel, stride=windows.stride)
+    cells = F.unfold(windows.padded(images), windows.kernel, stride=windows.stride)
     cells = cells.view(*images.shape[:2], windows.kernel[0] * windows.kernel[1], *out)
     total = cells.sum(2)
     if not draw:
