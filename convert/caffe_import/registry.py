@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from caffe_bridge.convert.registration import import_modules
 
 if TYPE_CHECKING:
     from caffe_bridge.convert.caffe_import.graph import Node
@@ -32,7 +32,5 @@ def emits(*operators: str) -> Callable[[Emitter], Emitter]:
 
 def emitters() -> dict[str, Emitter]:
     """Operator to its function, sorted."""
-    package = importlib.import_module("caffe_bridge.convert.caffe_import.families")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_modules("caffe_bridge.convert.caffe_import.families")
     return dict(sorted(_emitters.items()))

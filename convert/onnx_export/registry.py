@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from caffe_bridge.convert.registration import import_modules, out_of_place
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Shape
 
@@ -43,8 +42,7 @@ It raises LayerError where the layer would refuse the bottoms.
 _exporters: dict[str, Exporter] = {}
 _shape_rules: dict[str, ShapeRule] = {}
 
-_DATA = {"AnnotatedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData"}
-_TRAINING = {"Accuracy", "BoxAnnotatorOHEM", "DetectionEvaluate", "HDF5Output"}
+_FAMILIES = "caffe_bridge.convert.onnx_export.families"
 
 
 def exports(*types: str, shapes: ShapeRule | None = None) -> Callable[[Exporter], Exporter]:
@@ -77,29 +75,24 @@ def type_of(node: Node) -> str:
 
 def exported_types() -> dict[str, Exporter]:
     """Layer type to the function that exports it, sorted by type."""
-    package = importlib.import_module("caffe_bridge.convert.onnx_export.families")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_modules(_FAMILIES)
     return dict(sorted(_exporters.items()))
 
 
 def shape_rule(type_name: str) -> ShapeRule | None:
     """How a type's tops depend on data, None where they do not."""
-    exported_types()
+    import_modules(_FAMILIES)
     return _shape_rules.get(type_name)
 
 
 def exporter(type_name: str) -> Exporter:
     """The function that exports a type. Raises LayerError, without the layer's name, saying what to do instead."""
-    known = exported_types()
-    if type_name in known:
-        return known[type_name]
-    if type_name in _DATA:
-        hint = "reads data; export the deploy net, whose inputs are Input layers"
-    elif type_name.endswith("Loss") or type_name in _TRAINING:
-        hint = "is for training and testing; leave it out, or export the deploy net"
-    else:
-        near = difflib.get_close_matches(type_name, known, n=1)
+    import_modules(_FAMILIES)
+    if type_name in _exporters:
+        return _exporters[type_name]
+    hint = out_of_place(type_name, "export")
+    if hint is None:
+        near = difflib.get_close_matches(type_name, _exporters, n=1)
         instead = f" (exported is {near[0]})" if near else ""
         hint = f"has no ONNX export{instead}; leave it out, or register a function with @exports('{type_name}')"
     raise LayerError(f"type '{type_name}' {hint}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from caffe_bridge.convert.registration import import_modules, out_of_place
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Shape
 
@@ -41,9 +40,7 @@ Writer = Callable[["ModuleSource", WrittenLayer, Sequence[str]], str]
 
 _writers: dict[str, Writer] = {}
 
-_DATA = {"AnnotatedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData"}
-
-_TRAINING = {"Accuracy", "BoxAnnotatorOHEM", "DetectionEvaluate", "HDF5Output"}
+_FAMILIES = "caffe_bridge.convert.torch_export.families"
 
 
 def writes(*types: str) -> Callable[[Writer], Writer]:
@@ -63,23 +60,18 @@ def writes(*types: str) -> Callable[[Writer], Writer]:
 
 def written_types() -> dict[str, Writer]:
     """Layer type to the function that writes it, sorted by type."""
-    package = importlib.import_module("caffe_bridge.convert.torch_export.families")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_modules(_FAMILIES)
     return dict(sorted(_writers.items()))
 
 
 def writer(type_name: str) -> Writer:
     """The function that writes a type. Raises LayerError, without the layer's name, saying what to do instead."""
-    known = written_types()
-    if type_name in known:
-        return known[type_name]
-    if type_name in _DATA:
-        hint = "reads data; convert the deploy net, whose inputs are Input layers"
-    elif type_name.endswith("Loss") or type_name in _TRAINING:
-        hint = "is for training and testing; leave it out, or convert the deploy net"
-    else:
-        near = difflib.get_close_matches(type_name, known, n=1)
+    import_modules(_FAMILIES)
+    if type_name in _writers:
+        return _writers[type_name]
+    hint = out_of_place(type_name, "convert")
+    if hint is None:
+        near = difflib.get_close_matches(type_name, _writers, n=1)
         instead = f" (written is {near[0]})" if near else ""
         hint = f"cannot be written as PyTorch source{instead}; end the net before it, or register a function with "
         hint += f"@writes('{type_name}')"
