@@ -22,7 +22,7 @@ def run(tmp_path):
     command = tmp_path / "command.sh"
     command.write_text(
         '#!/bin/bash\nprintf "CALL"; printf "|%s" "$@"; echo\necho "Wrote snapshot to: some folder/final.h5"\n'
-        'echo "Final model: some folder/four steps"\n'
+        'echo "Final model: some folder/four steps"\n[[ -z ${FAILS:-} || $1 != $FAILS* ]] || exit 3\n'
     )
     command.chmod(0o755)
 
@@ -218,6 +218,15 @@ def test_fast_rcnn(run):
     )
     assert value(train, "--proposals") == "some boxes.mat" and value(train, "--iters") == "280000"
     assert value(test, "--proposals") == "others.mat" and value(test, "--task") == "det"
+    assert all("--cfg" not in call for call in calls(run("0", "ZF", "pascal_voc", script=FAST, CFG="elsewhere.yml")))
+
+
+def test_nothing_is_tested_after_a_training_that_failed(run, tmp_path):
+    for script in (SCRIPT, CFM, FASTER, FAST, FOUR_STEPS, TINY, FASTER_TINY):
+        arguments = ["some folder"] if script in (TINY, FASTER_TINY) else ["cpu", "VGG16", "pascal_voc"]
+        result = run(*arguments, script=script, FAILS="train")
+        called = [line.split("|")[1] for line in result.stdout.splitlines() if line.startswith("CALL")]
+        assert result.returncode == 3 and called[-1].startswith("train") and "test-net" not in called
 
 
 def test_nets_of_the_original_distribution(run, tmp_path):

@@ -3,6 +3,9 @@
 #   COMMAND  the program: $CAFFE_BRIDGE, or else the one in .venv or in PATH
 #   DEVICE   its arguments for the device
 #   SAID     a file for what a command says; `last_said TEXT` prints what follows TEXT in it
+# Its functions read DATASET_TRAIN, DATASET_TEST, ITERS, NET_INIT and CFG (the last two may be empty):
+#   train_net SOLVER OPTION...        trains, and sets NET_FINAL
+#   test_net TASK PROTOTXT OPTION...  tests NET_FINAL
 if [ -z "${CAFFE_BRIDGE:-}" ]; then
     CAFFE_BRIDGE=caffe-bridge
     [ ! -x .venv/bin/caffe-bridge ] || CAFFE_BRIDGE=.venv/bin/caffe-bridge
@@ -22,4 +25,25 @@ trap 'rm -f "$SAID"' EXIT
 
 last_said() {
     sed -n "s/^$1//p" "$SAID" | tail -n 1
+}
+
+train_net() {
+    time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
+        --solver "$1" \
+        ${NET_INIT:+--weights "$NET_INIT"} \
+        --imdb "$DATASET_TRAIN" \
+        --iters "$ITERS" \
+        ${CFG:+--cfg "$CFG"} \
+        "${@:2}" | tee "$SAID"
+    NET_FINAL=$(last_said "Wrote snapshot to: ")
+}
+
+test_net() {
+    time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
+        --def "$2" \
+        --net "$NET_FINAL" \
+        --imdb "$DATASET_TEST" \
+        ${CFG:+--cfg "$CFG"} \
+        --task "$1" \
+        "${@:3}"
 }

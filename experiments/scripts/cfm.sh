@@ -34,20 +34,5 @@ fi
 . experiments/scripts/begin.sh
 set -x
 
-time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
-    --solver prototxt/cfm/solver.prototxt \
-    --weights "$NET_INIT" \
-    --imdb "$DATASET_TRAIN" \
-    --iters "$ITERS" \
-    --cfg "$CFG" \
-    "$@" | tee "$SAID"
-
-NET_FINAL=$(last_said "Wrote snapshot to: ")
-
-time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def prototxt/cfm/test.prototxt \
-    --net "$NET_FINAL" \
-    --imdb "$DATASET_TEST" \
-    --cfg "$CFG" \
-    --task cfm \
-    "$@"
+train_net prototxt/cfm/solver.prototxt "$@"
+test_net cfm prototxt/cfm/test.prototxt "$@"

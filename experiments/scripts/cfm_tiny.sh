@@ -21,6 +21,9 @@ IMAGES=${IMAGES:-500}
 ITERS=${ITERS:-2000}
 JOBS=${JOBS:-2}
 DATA=$FOLDER/data
+DATASET_TRAIN=shapes_train
+DATASET_TEST=shapes_val
+NET_INIT=
 CFG=experiments/cfgs/cfm_tiny.yml
 GPU=cpu NET=tiny EXPERIMENT=cfm
 . experiments/scripts/begin.sh
@@ -37,19 +40,5 @@ for part in train val; do
 done
 
 PLACES=(--set ROOT_DIR "$FOLDER" DATA_DIR "$DATA")
-time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
-    --solver prototxt/cfm_tiny/solver.prototxt \
-    --imdb shapes_train \
-    --iters "$ITERS" \
-    --cfg "$CFG" \
-    "${PLACES[@]}" | tee "$SAID"
-
-NET_FINAL=$(last_said "Wrote snapshot to: ")
-
-time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def prototxt/cfm_tiny/test.prototxt \
-    --net "$NET_FINAL" \
-    --imdb shapes_val \
-    --cfg "$CFG" \
-    --task cfm \
-    "${PLACES[@]}"
+train_net prototxt/cfm_tiny/solver.prototxt "${PLACES[@]}"
+test_net cfm prototxt/cfm_tiny/test.prototxt "${PLACES[@]}"

@@ -37,6 +37,7 @@ case $DATASET in
     *) explain ;;
 esac
 NET_INIT=${NET_INIT:-data/imagenet_models/$NET.v2.caffemodel}
+CFG=
 EXPERIMENT=fast_rcnn
 FOLDER=prototxt/$NAME
 [ -z "${MODELS:-}" ] || FOLDER=$MODELS/$DATASET/$NET/fast_rcnn
@@ -49,20 +50,5 @@ fi
 . experiments/scripts/begin.sh
 set -x
 
-time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
-    --solver "$FOLDER/solver.prototxt" \
-    --weights "$NET_INIT" \
-    --imdb "$DATASET_TRAIN" \
-    --iters "$ITERS" \
-    ${PROPOSALS_TRAIN:+--proposals "$PROPOSALS_TRAIN"} \
-    "$@" | tee "$SAID"
-
-NET_FINAL=$(last_said "Wrote snapshot to: ")
-
-time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def "$FOLDER/test.prototxt" \
-    --net "$NET_FINAL" \
-    --imdb "$DATASET_TEST" \
-    ${PROPOSALS_TEST:+--proposals "$PROPOSALS_TEST"} \
-    --task det \
-    "$@"
+train_net "$FOLDER/solver.prototxt" ${PROPOSALS_TRAIN:+--proposals "$PROPOSALS_TRAIN"} "$@"
+test_net det "$FOLDER/test.prototxt" ${PROPOSALS_TEST:+--proposals "$PROPOSALS_TEST"} "$@"

@@ -51,11 +51,4 @@ time "${COMMAND[@]}" train-faster-rcnn-alt-opt "${DEVICE[@]}" \
     "$@" | tee "$SAID"
 
 NET_FINAL=$(last_said "Final model: ")
-
-time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def "$TEST" \
-    --net "$NET_FINAL" \
-    --imdb "$DATASET_TEST" \
-    --cfg "$CFG" \
-    --task det \
-    "$@"
+test_net det "$TEST" "$@"

@@ -57,20 +57,5 @@ fi
 . experiments/scripts/begin.sh
 set -x
 
-time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
-    --solver "$FOLDER/solver.prototxt" \
-    --weights "$NET_INIT" \
-    --imdb "$DATASET_TRAIN" \
-    --iters "$ITERS" \
-    --cfg "$CFG" \
-    "$@" | tee "$SAID"
-
-NET_FINAL=$(last_said "Wrote snapshot to: ")
-
-time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def "$FOLDER/test.prototxt" \
-    --net "$NET_FINAL" \
-    --imdb "$DATASET_TEST" \
-    --cfg "$CFG" \
-    --task det \
-    "$@"
+train_net "$FOLDER/solver.prototxt" "$@"
+test_net det "$FOLDER/test.prototxt" "$@"

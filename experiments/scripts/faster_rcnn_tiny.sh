@@ -20,6 +20,9 @@ SEED=${2:-0}
 IMAGES=${IMAGES:-1500}
 ITERS=${ITERS:-3500}
 DATA=$FOLDER/data
+DATASET_TRAIN=shapes_train
+DATASET_TEST=shapes_val
+NET_INIT=
 CFG=experiments/cfgs/faster_rcnn_tiny.yml
 GPU=cpu NET=tiny EXPERIMENT=faster_rcnn
 . experiments/scripts/begin.sh
@@ -29,19 +32,5 @@ set -x
 [ -d "$DATA/shapes" ] || "${COMMAND[@]}" make-shapes --out "$DATA/shapes" --train "$IMAGES" --val 100 --seed "$SEED"
 
 PLACES=(--set ROOT_DIR "$FOLDER" DATA_DIR "$DATA")
-time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
-    --solver prototxt/faster_rcnn_tiny/solver.prototxt \
-    --imdb shapes_train \
-    --iters "$ITERS" \
-    --cfg "$CFG" \
-    "${PLACES[@]}" | tee "$SAID"
-
-NET_FINAL=$(last_said "Wrote snapshot to: ")
-
-time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def prototxt/faster_rcnn_tiny/test.prototxt \
-    --net "$NET_FINAL" \
-    --imdb shapes_val \
-    --cfg "$CFG" \
-    --task det \
-    "${PLACES[@]}"
+train_net prototxt/faster_rcnn_tiny/solver.prototxt "${PLACES[@]}"
+test_net det prototxt/faster_rcnn_tiny/test.prototxt "${PLACES[@]}"

@@ -37,20 +37,5 @@ fi
 . experiments/scripts/begin.sh
 set -x
 
-time "${COMMAND[@]}" train-net "${DEVICE[@]}" \
-    --solver "prototxt/$MODEL/solver.prototxt" \
-    --weights "$NET_INIT" \
-    --imdb "$DATASET_TRAIN" \
-    --iters "$ITERS" \
-    --cfg "$CFG" \
-    "$@" | tee "$SAID"
-
-NET_FINAL=$(last_said "Wrote snapshot to: ")
-
-time "${COMMAND[@]}" test-net "${DEVICE[@]}" \
-    --def "prototxt/$MODEL/test.prototxt" \
-    --net "$NET_FINAL" \
-    --imdb "$DATASET_TEST" \
-    --cfg "$CFG" \
-    --task seg \
-    "$@"
+train_net "prototxt/$MODEL/solver.prototxt" "$@"
+test_net seg "prototxt/$MODEL/test.prototxt" "$@"
