@@ -35,38 +35,38 @@ class Definition:
 
 _MNC_PAPER = "J. Dai, K. He, J. Sun: Instance-aware Semantic Segmentation via Multi-task Network Cascades, CVPR 2016"
 _CFM_PAPER = "J. Dai, K. He, J. Sun: Convolutional Feature Masking for Joint Object and Stuff Segmentation, CVPR 2015"
-_FASTER_RCNN_PAPER = (
+FASTER_RCNN_PAPER = (
     "S. Ren, K. He, R. Girshick, J. Sun: Faster R-CNN: Towards Real-Time Object Detection"
     " with Region Proposal Networks, NIPS 2015"
 )
 
-_PUBLISHED_SOLVER = {
+SGD: dict[str, Any] = {
     "base_lr": 0.001,
     "lr_policy": "step",
     "gamma": 0.1,
-    "stepsize": 20000,
-    "display": 100,
     "average_loss": 100,
     "momentum": 0.9,
     "weight_decay": 0.0005,
     "snapshot": 0,
-    "iter_size": 8,
 }
-# From scratch, in a few minutes on a CPU: with SGD the cascade takes several times as many updates to get under way.
-_FROM_SCRATCH_SOLVER = {
+"""Solver fields that all nets of MNC and py-faster-rcnn share."""
+
+# With SGD the cascade takes several times as many updates to get under way.
+ADAM: dict[str, Any] = {
     "type": "Adam",
     "base_lr": 0.001,
-    "lr_policy": "multistep",
     "gamma": 0.3,
-    "stepvalue": [1750, 2200],
     "display": 20,
     "average_loss": 20,
     "momentum": 0.9,
     "momentum2": 0.999,
     "weight_decay": 0.0001,
     "snapshot": 0,
-    "iter_size": 1,
 }
+"""Solver fields of thin nets, trained from scratch in a few minutes on a CPU."""
+
+_MNC_SOLVER = SGD | {"stepsize": 20000, "display": 100, "iter_size": 8}
+_TINY_SOLVER = ADAM | {"lr_policy": "multistep", "stepvalue": [1750, 2200], "iter_size": 1}
 
 
 def _tiny(name: str) -> Model:
@@ -89,7 +89,7 @@ def _on_resnet(depth: int, resnet: ResNet) -> Definition:
         _MNC_PAPER,
         partial(mnc_resnet.net, resnet),
         Model(f"ResNet-{depth}", partial(mnc_resnet.trunk, resnet)),
-        _PUBLISHED_SOLVER | {"snapshot_prefix": f"resnet{depth}_mnc_5stage"},
+        _MNC_SOLVER | {"snapshot_prefix": f"resnet{depth}_mnc_5stage"},
     )
 
 
@@ -99,14 +99,14 @@ DEFINITIONS: dict[str, Definition] = {
         _MNC_PAPER,
         mnc.net,
         Model("VGG16", trunks.vgg16),
-        _PUBLISHED_SOLVER | {"snapshot_prefix": "vgg16_mnc_5stage"},
+        _MNC_SOLVER | {"snapshot_prefix": "vgg16_mnc_5stage"},
     ),
     "mnc5_tiny": Definition(
         "the five-stage multi-task network cascade, thin, for images of about 200 pixels",
         _MNC_PAPER,
         mnc.net,
         _tiny("MNC5_tiny"),
-        _FROM_SCRATCH_SOLVER | {"snapshot_prefix": "mnc5_tiny"},
+        _TINY_SOLVER | {"snapshot_prefix": "mnc5_tiny"},
     ),
     "mnc5_resnet50": _on_resnet(50, RESNET50),
     "mnc5_resnet101": _on_resnet(101, RESNET101),
@@ -115,27 +115,27 @@ DEFINITIONS: dict[str, Definition] = {
         _CFM_PAPER,
         cfm.net,
         Model("VGG16", trunks.vgg16),
-        _PUBLISHED_SOLVER | {"snapshot_prefix": "cfm"},
+        _MNC_SOLVER | {"snapshot_prefix": "cfm"},
     ),
     "cfm_tiny": Definition(
         "convolutional feature masking, thin, for images of about 200 pixels",
         _CFM_PAPER,
         cfm.net,
         _tiny("CFM_tiny"),
-        _FROM_SCRATCH_SOLVER | {"stepvalue": [1400, 1800], "snapshot_prefix": "cfm_tiny"},
+        _TINY_SOLVER | {"stepvalue": [1400, 1800], "snapshot_prefix": "cfm_tiny"},
     ),
     "faster_rcnn": Definition(
         "Faster R-CNN on VGG-16 with RoI warping, trained end to end, as published with MNC",
-        _FASTER_RCNN_PAPER,
+        FASTER_RCNN_PAPER,
         faster_rcnn.net,
         Model("VGG_ILSVRC_16_layers", trunks.vgg16),
-        _PUBLISHED_SOLVER | {"stepsize": 50000, "display": 20, "iter_size": 2, "snapshot_prefix": "vgg16_faster_rcnn"},
+        _MNC_SOLVER | {"stepsize": 50000, "display": 20, "iter_size": 2, "snapshot_prefix": "vgg16_faster_rcnn"},
     ),
     "faster_rcnn_tiny": Definition(
         "Faster R-CNN with RoI warping, thin, for images of about 200 pixels",
-        _FASTER_RCNN_PAPER,
+        FASTER_RCNN_PAPER,
         faster_rcnn.net,
         _tiny("Faster_RCNN_tiny"),
-        _FROM_SCRATCH_SOLVER | {"base_lr": 0.002, "stepvalue": [2400, 3100], "snapshot_prefix": "faster_rcnn_tiny"},
+        _TINY_SOLVER | {"base_lr": 0.002, "stepvalue": [2400, 3100], "snapshot_prefix": "faster_rcnn_tiny"},
     ),
 }

@@ -9,7 +9,7 @@ from typing import Any
 from caffe_bridge.pycaffe.net_spec import NetSpec
 
 from . import py_faster_rcnn, rpn, trunks
-from .catalogue import Definition
+from .catalogue import ADAM, FASTER_RCNN_PAPER, SGD, Definition
 from .py_faster_rcnn import Detector
 
 
@@ -57,34 +57,9 @@ class Alternating:
         return found
 
 
-_FAST_RCNN = "R. Girshick: Fast R-CNN, ICCV 2015"
-_FASTER_RCNN = (
-    "S. Ren, K. He, R. Girshick, J. Sun: Faster R-CNN: Towards Real-Time Object Detection"
-    " with Region Proposal Networks, NIPS 2015"
-)
-
-_SOLVER = {
-    "base_lr": 0.001,
-    "lr_policy": "step",
-    "gamma": 0.1,
-    "display": 20,
-    "average_loss": 100,
-    "momentum": 0.9,
-    "weight_decay": 0.0005,
-    "snapshot": 0,
-}
-_TINY_SOLVER = {
-    "type": "Adam",
-    "base_lr": 0.001,
-    "lr_policy": "step",
-    "gamma": 0.3,
-    "display": 20,
-    "average_loss": 20,
-    "momentum": 0.9,
-    "momentum2": 0.999,
-    "weight_decay": 0.0001,
-    "snapshot": 0,
-}
+_FAST_RCNN_PAPER = "R. Girshick: Fast R-CNN, ICCV 2015"
+_SOLVER = SGD | {"display": 20}
+_TINY_SOLVER = ADAM | {"lr_policy": "step"}
 
 _ZF = Detector(
     "ZF",
@@ -130,21 +105,21 @@ def _definitions() -> dict[str, Definition | Alternating]:
             passes = {"iter_size": _PASSES.get(name, 2)}
             found[f"faster_rcnn_{name}{suffix}"] = Definition(
                 f"Faster R-CNN on {trunk}, trained end to end, {where}",
-                _FASTER_RCNN,
+                FASTER_RCNN_PAPER,
                 py_faster_rcnn.end_to_end,
                 sized,
                 _SOLVER | passes | {"stepsize": steps[0], "snapshot_prefix": f"{name}_faster_rcnn"},
             )
             found[f"fast_rcnn_{name}{suffix}"] = Definition(
                 f"Fast R-CNN on {trunk}, {where}",
-                _FAST_RCNN,
+                _FAST_RCNN_PAPER,
                 py_faster_rcnn.fast_rcnn,
                 sized,
                 _SOLVER | {"stepsize": steps[1], "snapshot_prefix": f"{name}_fast_rcnn"},
             )
         found[f"faster_rcnn_alt_opt_{name}"] = Alternating(
             f"Faster R-CNN on {trunk}, trained in four steps, as published with py-faster-rcnn",
-            _FASTER_RCNN,
+            FASTER_RCNN_PAPER,
             replace(model, rpn_names=rpn.ALTERNATING_ZF) if name == "zf" else model,
             _SOLVER,
             ({"stepsize": 60000}, {"stepsize": 30000}),
@@ -152,14 +127,14 @@ def _definitions() -> dict[str, Definition | Alternating]:
         )
     found["fast_rcnn_tiny"] = Definition(
         "Fast R-CNN, thin, for images of about 200 pixels",
-        _FAST_RCNN,
+        _FAST_RCNN_PAPER,
         py_faster_rcnn.fast_rcnn,
         _TINY,
         _TINY_SOLVER | {"stepsize": 1000, "snapshot_prefix": "fast_rcnn_tiny"},
     )
     found["faster_rcnn_alt_opt_tiny"] = Alternating(
         "Faster R-CNN, thin, for images of about 200 pixels, trained in four steps",
-        _FASTER_RCNN,
+        FASTER_RCNN_PAPER,
         _TINY,
         _TINY_SOLVER,
         ({"stepsize": 800}, {"stepsize": 1200}),
