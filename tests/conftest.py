@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_bridge import randomness
+from caffe_bridge import config, randomness
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -47,6 +47,23 @@ def log_of_its_own() -> Iterator[None]:
     yield
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def mnc_settings() -> Iterator[None]:
+    """Every test starts from MNC's settings, and what it changes in `cfg` stays out of others."""
+    config.use("mnc")
+    yield
+    config.use("mnc")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Runs here and runs in processes of their own repeat each other bit for bit only with as many threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import scipy.io
 import torch
 
 from caffe_bridge import mask_proposals, randomness, schema
-from caffe_bridge.config import cfg, use
+from caffe_bridge.config import cfg
 from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.layers import cfm_data
 from caffe_bridge.layers.cfm_data import CFMDataLayer
@@ -28,12 +27,6 @@ TOPS = [
 ARRAYS = [
     *["boxes", "masks", "mask_targets", "gt_classes", "output_label", "gt_assignment", "det_overlap", "seg_overlap"],
 ]
-
-
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    yield
-    use("mnc")
 
 
 class Files:
@@ -99,7 +92,6 @@ def test_recorded_draws(tmp_path, case):
 
 
 def test_sampling_takes_each_interval_s_share():
-    use("mnc")
     overlap = np.linspace(0, 1, 201)
     rows, foreground = cfm_data.draw_rois(overlap, 64, np.random)
     assert len(set(rows.tolist())) == len(rows) <= 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from caffe_bridge import cfm_testing, inference, mcg, recipe
-from caffe_bridge.config import cfg, use
+from caffe_bridge.config import cfg
 from caffe_bridge.datasets import get_imdb, shapes
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.mask_proposals import Proposals
@@ -31,11 +30,8 @@ def net() -> Net:
 
 
 @pytest.fixture(autouse=True)
-def settings() -> Iterator[None]:
-    use("mnc")
+def settings() -> None:
     cfg.TEST.SCALES, cfg.TEST.MAX_SIZE = [48, 64, 80], 200
-    yield
-    use("mnc")
 
 
 @pytest.fixture

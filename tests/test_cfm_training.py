@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
-import torch
 from small_run import ROOT, read_all
 
 from caffe_bridge import bbox_targets, mask_proposals, mcg, proposal_survey
@@ -23,6 +21,8 @@ from caffe_bridge.mask_proposals import MaskProposals
 from caffe_bridge.tools import prepare_mcg_maskdb, test_net, train_net
 from caffe_bridge.training import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL = ROOT / "prototxt" / "cfm_tiny"
 SETTINGS = """
 EXP_DIR: cfm
@@ -31,15 +31,6 @@ CFM_MODE: True
 TRAIN: {HAS_RPN: False, SCALES: [56], MAX_SIZE: 80, BATCH_SIZE: 8, ASPECT_GROUPING: True}
 TEST: {SCALES: [56], MAX_SIZE: 80}
 """
-
-
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    use("mnc")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,6 @@ import pytest
 from caffe_bridge import config
 from caffe_bridge.config import cfg, cfg_from_file, cfg_from_list, safe_yaml_load
 from caffe_bridge.errors import CaffeError
-
-
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    config.use("mnc")
-    yield
-    config.use("mnc")
 
 
 def write(folder: Path, text: str) -> Path:

@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 
 from caffe_bridge import evaluation, rle, roidb
-from caffe_bridge.config import cfg, use
+from caffe_bridge.config import cfg
 from caffe_bridge.datasets import get_imdb, list_imdbs, problems
 from caffe_bridge.datasets.annotation import PackedMasks
 from caffe_bridge.datasets.polygons import fill
@@ -24,13 +24,6 @@ from caffe_bridge.errors import CaffeError
 SIZE = 40, 60
 FIRST = (slice(5, 15), slice(10, 30))  # a square piece of class 1 and an overlapping L of class 2
 SECOND = (slice(12, 35), slice(25, 50))
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    use("mnc")
-    yield
-    use("mnc")
 
 
 def instances():

@@ -22,10 +22,8 @@ FAST = ("TEST.SCALES", "(96,)", "TEST.RPN_POST_NMS_TOP_N", "20")
 
 
 @pytest.fixture(autouse=True)
-def settings(monkeypatch):
+def arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["demo.py"])
-    yield
-    config.use("mnc")
 
 
 @pytest.fixture

@@ -8,17 +8,15 @@ import cv2
 import pytest
 import torch
 
-from caffe_bridge import config
 from caffe_bridge.cli import run
 from caffe_bridge.tools import demo_training
 
 
 @pytest.fixture(autouse=True)
-def settings():
-    threads = torch.get_num_threads()
+def threads():
+    before = torch.get_num_threads()
     yield
-    torch.set_num_threads(threads)
-    config.use("mnc")
+    torch.set_num_threads(before)
 
 
 def test_last_lines_name_figures_and_pictures(tmp_path, capsys):

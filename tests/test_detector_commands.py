@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from small_run import read_all
 
 from caffe_bridge import config, definition, detection, proposals, testing
@@ -22,6 +21,8 @@ from caffe_bridge.net import Net
 from caffe_bridge.projects import project_of
 from caffe_bridge.tools import rpn_generate, test_net, train_faster_rcnn_alt_opt, train_net
 from caffe_bridge.training import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "prototxt" / "faster_rcnn_alt_opt_tiny"
@@ -66,20 +67,6 @@ def folder(tmp_path_factory):
     return Folder(tmp_path_factory.mktemp("detectors"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    yield
-    config.use("mnc")
-
-
 FOUR_STEPS = ["--net_name", "tiny", "--iters", "3,3,2,2"]
 
 
@@ -95,7 +82,6 @@ def proposed(folder, trained):
     """Proposals for the images to test on."""
     arguments = ["--def", str(MODELS / "rpn_test.prototxt"), "--net", str(trained)]
     assert run(rpn_generate.main, [*arguments, *folder.common(imdb="shapes_val")]) == 0
-    config.use("mnc")
     name = "tiny_faster_rcnn_final"
     return folder.output("shapes_val") / name / f"{name}_rpn_proposals.safetensors"
 

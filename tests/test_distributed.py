@@ -25,12 +25,6 @@ def small(tmp_path_factory):
     return SmallRun(tmp_path_factory.mktemp("small"))
 
 
-@pytest.fixture(autouse=True)
-def settings():
-    yield
-    config.use("mnc")
-
-
 def test_two_processes_train_as_one_with_twice_the_passes(small):
     """Weights and losses of each iteration; and a run begun by two goes on in one."""
     snapshots = ("TRAIN.SNAPSHOT_ITERS", "1")

@@ -6,7 +6,6 @@ all others are held to finite differences layer by layer, and with exact gradien
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 from small_scene import cfm_blobs, mnc_blobs, scene
 
-from caffe_bridge import Net, config, randomness
+from caffe_bridge import Net, randomness
 from caffe_bridge.config import cfg
 from caffe_bridge.graph import Node
 from caffe_bridge.layers.functional import _rois
@@ -35,14 +34,11 @@ NETS = {
 
 
 @pytest.fixture(autouse=True)
-def settings() -> Iterator[None]:
-    config.use("mnc")
+def settings() -> None:
     cfg.TRAIN.update(
         BATCH_SIZE=12, BBOX_NORMALIZE_TARGETS_PRECOMPUTED=True, RPN_BATCHSIZE=24, RPN_MIN_SIZE=8,
         RPN_PRE_NMS_TOP_N=60, RPN_POST_NMS_TOP_N=10,
     )  # fmt: skip
-    yield
-    config.use("mnc")
 
 
 def make(name: str) -> Net:

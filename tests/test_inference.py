@@ -12,20 +12,13 @@ import torch
 
 from caffe_bridge import boxes as box_arithmetic
 from caffe_bridge import inference, recipe
-from caffe_bridge.config import cfg, use
+from caffe_bridge.config import cfg
 from caffe_bridge.drawing import draw_instances, palette
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.inference import Instances, detect, forward_stages, paste_mask, prepare_image
 from caffe_bridge.layers import functional
 from caffe_bridge.net import Net
 from caffe_bridge.scaling import image_scale
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    use("mnc")
-    yield
-    use("mnc")
 
 
 @pytest.fixture(scope="module")

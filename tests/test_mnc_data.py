@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from caffe_bridge import randomness, roidb, schema, text_format
-from caffe_bridge.config import cfg, use
+from caffe_bridge.config import cfg
 from caffe_bridge.datasets import get_imdb, shapes
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.mnc_data import MNCDataLayer
@@ -22,10 +22,7 @@ TOPS = ("data", "im_info", "gt_boxes", "gt_masks", "mask_info")
 
 @pytest.fixture(autouse=True)
 def settings():
-    use("mnc")
     cfg.TRAIN.SCALES, cfg.TRAIN.MAX_SIZE = (48, 64), 90
-    yield
-    use("mnc")
 
 
 @pytest.fixture(scope="module")

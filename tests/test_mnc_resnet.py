@@ -11,7 +11,7 @@ import torch
 from small_run import SmallRun, read_all
 
 import caffe_bridge
-from caffe_bridge import config, text_format
+from caffe_bridge import text_format
 from caffe_bridge.cli import run
 from caffe_bridge.tools import test_net, train_net
 from caffe_bridge.tools.models import mnc_resnet, zoo_blocks
@@ -22,12 +22,6 @@ from caffe_bridge.weights import read
 
 THIN = ResNet((2, 1, 1, 2), conv1_bias=True, width=4)
 RESNETS = {"mnc5_resnet50": RESNET50, "mnc5_resnet101": RESNET101}
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    yield
-    config.use("mnc")
 
 
 def classifier(resnet):

@@ -236,19 +236,15 @@ def test_solvers_name_the_net_beside_them(name):
 
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_settings_fit_their_definition(name):
-    config.use("mnc")
-    try:
-        config.cfg_from_file(ROOT / "experiments" / "cfgs" / f"{SETTINGS[name]}.yml")
-        tops = layers(committed(name, "train"))
-        assert config.cfg.CFM_MODE == (tops["input-data"].python_param.layer == "CFMDataLayer")
-        assert config.cfg.MNC_MODE == ("stage_bridge" in tops)
-        if "roi-data" in tops:
-            assert config.cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED
-            assert config.cfg.TRAIN.MIX_INDEX == ("fg_inds" in tops["roi-data"].top)
-        if "mask_pred" in tops:
-            assert tops["mask_pred"].inner_product_param.num_output == config.cfg.MASK_SIZE**2
-    finally:
-        config.use("mnc")
+    config.cfg_from_file(ROOT / "experiments" / "cfgs" / f"{SETTINGS[name]}.yml")
+    tops = layers(committed(name, "train"))
+    assert config.cfg.CFM_MODE == (tops["input-data"].python_param.layer == "CFMDataLayer")
+    assert config.cfg.MNC_MODE == ("stage_bridge" in tops)
+    if "roi-data" in tops:
+        assert config.cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED
+        assert config.cfg.TRAIN.MIX_INDEX == ("fg_inds" in tops["roi-data"].top)
+    if "mask_pred" in tops:
+        assert tops["mask_pred"].inner_product_param.num_output == config.cfg.MASK_SIZE**2
 
 
 # -- py-faster-rcnn's
@@ -345,39 +341,33 @@ def test_detectors_run_and_learn(name, monkeypatch):
         return net
 
     config.use("py_faster_rcnn")
-    try:
-        cfg = config.cfg
-        cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.IMS_PER_BATCH, cfg.TRAIN.BG_THRESH_LO = 8, 1, 0.0
-        cfg.TRAIN.HAS_RPN = name.startswith("faster")
-        cfg.TRAIN.SCALES = cfg.TEST.SCALES = (160,)
-        image = np.random.RandomState(0).randint(0, 255, (160, 200, 3), np.uint8)
-        net = Net(thinner("test"), phase="TEST")
-        recipe.fill(net)
-        boxes = np.array([[5.0, 5, 60, 70], [30, 20, 90, 80]])
-        scores, found = detection.detect(net, image, None if cfg.TRAIN.HAS_RPN else boxes)
-        assert scores.shape == (len(found), 21) and found.shape[1] == 84
-        monkeypatch.setattr(image_feed, "read_image", lambda path: image)
-        entry = {"image": "x.png", "width": 200, "height": 160, "flipped": False, "boxes": boxes[:1].astype(np.int32)}
-        entry |= {"gt_classes": np.array([7]), "max_classes": np.array([7]), "max_overlaps": np.ones(1, np.float32)}
-        entries = [entry if cfg.TRAIN.HAS_RPN else roidb.with_proposals(entry, boxes)]
-        roidb.add_regression_targets(entries, 21)
-        net = Net(thinner("train"), phase="TRAIN")
-        recipe.fill(net)
-        net.graph.nodes[0].layer.set_roidb(entries)
-        net.loss(net()).backward()
-        for layer in ("conv5", "fc6", "bbox_pred", *(["rpn_conv/3x3"] if cfg.TRAIN.HAS_RPN else [])):
-            gradient = net.params[layer][0].grad
-            assert gradient is not None and gradient.isfinite().all() and gradient.abs().sum() > 0, layer
-    finally:
-        config.use("mnc")
+    cfg = config.cfg
+    cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.IMS_PER_BATCH, cfg.TRAIN.BG_THRESH_LO = 8, 1, 0.0
+    cfg.TRAIN.HAS_RPN = name.startswith("faster")
+    cfg.TRAIN.SCALES = cfg.TEST.SCALES = (160,)
+    image = np.random.RandomState(0).randint(0, 255, (160, 200, 3), np.uint8)
+    net = Net(thinner("test"), phase="TEST")
+    recipe.fill(net)
+    boxes = np.array([[5.0, 5, 60, 70], [30, 20, 90, 80]])
+    scores, found = detection.detect(net, image, None if cfg.TRAIN.HAS_RPN else boxes)
+    assert scores.shape == (len(found), 21) and found.shape[1] == 84
+    monkeypatch.setattr(image_feed, "read_image", lambda path: image)
+    entry = {"image": "x.png", "width": 200, "height": 160, "flipped": False, "boxes": boxes[:1].astype(np.int32)}
+    entry |= {"gt_classes": np.array([7]), "max_classes": np.array([7]), "max_overlaps": np.ones(1, np.float32)}
+    entries = [entry if cfg.TRAIN.HAS_RPN else roidb.with_proposals(entry, boxes)]
+    roidb.add_regression_targets(entries, 21)
+    net = Net(thinner("train"), phase="TRAIN")
+    recipe.fill(net)
+    net.graph.nodes[0].layer.set_roidb(entries)
+    net.loss(net()).backward()
+    for layer in ("conv5", "fc6", "bbox_pred", *(["rpn_conv/3x3"] if cfg.TRAIN.HAS_RPN else [])):
+        gradient = net.params[layer][0].grad
+        assert gradient is not None and gradient.isfinite().all() and gradient.abs().sum() > 0, layer
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_end2end", "faster_rcnn_alt_opt", "faster_rcnn_alt_opt_tiny"])
 def test_settings_of_detectors_are_py_faster_rcnns(name):
     config.use("py_faster_rcnn")
-    try:
-        config.cfg_from_file(ROOT / "experiments" / "cfgs" / f"{name}.yml")
-        assert config.cfg.EXP_DIR == name and config.cfg.TEST.HAS_RPN
-        assert config.cfg.TRAIN.HAS_RPN == config.cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED == ("end2end" in name)
-    finally:
-        config.use("mnc")
+    config.cfg_from_file(ROOT / "experiments" / "cfgs" / f"{name}.yml")
+    assert config.cfg.EXP_DIR == name and config.cfg.TEST.HAS_RPN
+    assert config.cfg.TRAIN.HAS_RPN == config.cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED == ("end2end" in name)

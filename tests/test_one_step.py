@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from numpy_reference import mnc5_tiny, solvers
 from numpy_reference.cascade import Truth
 from small_scene import mnc_blobs, scene
 
-from caffe_bridge import Net, Solver, config, native
+from caffe_bridge import Net, Solver, native
 from caffe_bridge.config import cfg
 from caffe_bridge.layers import functional as F
 
@@ -45,12 +44,9 @@ needs_native = pytest.mark.skipif(not native.load().loaded, reason="the extensio
 
 
 @pytest.fixture(autouse=True)
-def settings() -> Iterator[None]:
-    config.use("mnc")
+def settings() -> None:
     cfg.TRAIN.update(SETTINGS, BBOX_NORMALIZE_TARGETS_PRECOMPUTED=True)
     cfg.update(GLOBAL_SETTINGS)
-    yield
-    config.use("mnc")
 
 
 class Reference(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 
 import caffe_bridge
 from caffe_bridge import LayerError, recipe
-from caffe_bridge.config import cfg, use
+from caffe_bridge.config import cfg
 from caffe_bridge.convert.onnx_export import export_onnx, exported_types
 from caffe_bridge.convert.onnx_export.export import TARGETS
 from caffe_bridge.convert.onnx_export.verification import TOLERANCE, difference, errors, random_inputs, rows_difference
@@ -23,13 +23,6 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 PROTOTXT = Path(caffe_bridge.__file__).parents[1] / "prototxt"
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    use("mnc")
-    yield
-    use("mnc")
 
 
 def make_net(body: str, **shapes: tuple[int, ...]) -> caffe_bridge.Net:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_run import SmallRun
 
-from caffe_bridge import config, rle, training_record
+from caffe_bridge import rle, training_record
 from caffe_bridge.cli import run
 from caffe_bridge.datasets import get_imdb
 from caffe_bridge.tools import test_net, train_net
@@ -20,10 +20,8 @@ HEIGHT, WIDTH = 64, 72
 
 
 @pytest.fixture(autouse=True)
-def settings(monkeypatch):
+def no_curve(monkeypatch):
     monkeypatch.setattr(training_record, "plot_training", lambda *_: None)  # it would take longer than the training
-    yield
-    config.use("mnc")
 
 
 @pytest.fixture(scope="module")

@@ -47,13 +47,6 @@ def imdb(small):
     return get_imdb("shapes_val", small.folder / "data" / "shapes")
 
 
-@pytest.fixture(autouse=True)
-def settings():
-    config.use("mnc")
-    yield
-    config.use("mnc")
-
-
 def perfect(imdb, image):
     """The truth as if a net had found it."""
     truth = imdb.annotation(image)

@@ -26,27 +26,14 @@ from caffe_bridge.tools import train_net
 from caffe_bridge.training import Trainer, latest_state
 from caffe_bridge.training_record import TrainingRecord
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KILLS = int(os.environ.get("KILLS", 2))
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return SmallRun(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Runs here and runs in processes of their own repeat each other bit for bit only with as many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    yield
-    config.use("mnc")
 
 
 @pytest.fixture
