@@ -53,6 +53,25 @@ class OnnxNode:
         found = self.get(name, None)
         return tuple(default) if found is None else tuple(int(number) for number in found)
 
+    def padding(self, sizes: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> tuple[Any, Any]:
+        """(begin, end) of a convolution or pooling along axes of these sizes, for windows of this extent."""
+        count = len(window)
+        mode = self.get("auto_pad", "NOTSET")
+        if mode in ("NOTSET", ""):
+            pads = self.ints("pads", [0] * 2 * count)
+            if len(pads) != 2 * count:
+                raise Unsupported(f"has {len(pads)} pads for {count} axes")
+            return pads[:count], pads[count:]
+        if mode == "VALID":
+            return (0,) * count, (0,) * count
+        if mode not in ("SAME_UPPER", "SAME_LOWER"):
+            raise Unsupported(f"has auto_pad '{mode}'")
+        totals = [
+            max(0, (-(-size // step) - 1) * step + extent - size) for size, extent, step in zip(sizes, window, stride)
+        ]
+        less, more = tuple(total // 2 for total in totals), tuple(total - total // 2 for total in totals)
+        return (less, more) if mode == "SAME_UPPER" else (more, less)
+
     # -- attributes that became inputs -------------------------------------------------------------------
 
     def ints_of(self, arrays: Sequence[Any], index: int, name: str) -> list[int]:

@@ -1,0 +1,23 @@
+"""ONNX operators as those of operators.py: one function for each, or for each family."""
+
+from caffe_bridge.convert.caffe_import.onnx_operators import (
+    combination,
+    elementwise,
+    filters,
+    images,
+    normalization,
+    pooling,
+    rearrangement,
+)
+from caffe_bridge.convert.caffe_import.onnx_operators.registry import CONVERTERS
+
+__all__ = [
+    "CONVERTERS",
+    "combination",
+    "elementwise",
+    "filters",
+    "images",
+    "normalization",
+    "pooling",
+    "rearrangement",
+]
