@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import importlib
@@ -43,6 +44,14 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     except KeyboardInterrupt:
         return 130
     return status or 0
+
+
+def documented_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help shows a tool's docstring: the summary above the arguments, the rest below them."""
+    summary, _, rest = (doc or "").partition("\n\n")
+    return argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def _fail(message: str) -> int:

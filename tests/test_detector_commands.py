@@ -163,6 +163,21 @@ def test_files_of_the_original_distribution_are_found(folder, tmp_path, capsys):
     assert "has no rpn_test*" in capsys.readouterr().err
 
 
+def test_an_image_is_skipped_in_every_step(tmp_path, capsys):
+    other = Folder(tmp_path)
+    first = Path(get_imdb("shapes_train", tmp_path / "data" / "shapes", cache=False).image_paths[0])
+    first.unlink()
+    arguments = ["--net_name", "tiny", "--iters", "1,1,1,1", *other.common()]
+    assert run(train_faster_rcnn_alt_opt.main, arguments) == 2
+    assert "--on missing_image=skip" in capsys.readouterr().err
+    assert run(train_faster_rcnn_alt_opt.main, ["--on", "missing_image=skip", *arguments]) == 0
+    assert (other.output() / "tiny_faster_rcnn_final.caffemodel").is_file()
+    for stage in (1, 2):
+        name = f"tiny_rpn_stage{stage}_iter_1"
+        made = other.output() / name / f"{name}_rpn_proposals.safetensors"
+        assert len(proposals.read(str(made))) == 5
+
+
 # -- proposals
 
 

@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from caffe_bridge import config, recipe, rle
-from caffe_bridge.cli import run
+from caffe_bridge.cli import documented_parser, run
 from caffe_bridge.drawing import draw_instances
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.inference import Instances, check_net, class_names, detect, paste_mask
@@ -41,10 +41,7 @@ UNTRAINED = "The weights are drawn by a recipe, not trained: the pictures prove 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--def", dest="prototxt", metavar="PROTOTXT", help="test net; the packaged mnc5 by default")
     parser.add_argument("--net", dest="weights", metavar="WEIGHTS", help="a trained .caffemodel or .caffemodel.h5")
     place = parser.add_mutually_exclusive_group()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from caffe_bridge.cli import run
+from caffe_bridge.cli import documented_parser, run
 from caffe_bridge.datasets import shapes
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.tools import test_net, train_net
@@ -29,10 +29,7 @@ PICTURES = ("training.png", "precision.png", "best_and_worst.png")
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("output", "demo"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--iters", type=int, default=ITERATIONS, metavar="N", help="updates (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1500, metavar="N", help="to train on (default: %(default)s)")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caffe_bridge import image_jobs, mcg, mcg_proposals
-from caffe_bridge.cli import run
+from caffe_bridge.cli import documented_parser, run
 from caffe_bridge.datasets import get_imdb
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.tools.demo import find_images, read_image
@@ -24,10 +24,7 @@ from caffe_bridge.tools.demo import find_images, read_image
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--db", metavar="NAME", help="the images of this data set, such as shapes_train")
     images.add_argument("--images", nargs="+", metavar="PATH", help="image files, folders of them, or glob patterns")

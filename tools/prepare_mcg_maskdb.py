@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from caffe_bridge import image_jobs, matlab_files, mcg, proposal_targets
-from caffe_bridge.cli import run
+from caffe_bridge.cli import documented_parser, run
 from caffe_bridge.datasets import Dataset, get_imdb
 from caffe_bridge.datasets.annotation import PackedMasks
 from caffe_bridge.errors import CaffeError
@@ -30,10 +30,7 @@ _LISTED = 5  # names in a message
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--input", default="data/MCG-raw/", metavar="DIR", help="MCG's files (%(default)s)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the files that CFM reads")
     parser.add_argument("--gt_roi", metavar="PKL", help="MNC's gt_roidb.pkl; by default the data set's annotations")

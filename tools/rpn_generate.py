@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,29 +25,24 @@ from caffe_bridge.found import Found, FoundStore
 from caffe_bridge.net import Net
 from caffe_bridge.projects import project_of
 from caffe_bridge.testing import look_at_all
-from caffe_bridge.tools.test_net import net_key, wait_for
-from caffe_bridge.tools.train_net import add_defaults, announce, apply_settings, output_folder
+from caffe_bridge.tools._data_set_flags import (
+    add_defaults,
+    add_net,
+    announce,
+    apply_settings,
+    data_set_parser,
+    results_folder,
+    wait_for_weights,
+)
+from caffe_bridge.tools.test_net import net_key
 
 PER_IMAGE = 2000
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(description=summary, epilog=rest)
-    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use; the first one by default")
-    parser.add_argument("--def", dest="prototxt", required=True, metavar="PROTOTXT", help="test net of the RPN")
-    parser.add_argument("--net", dest="weights", required=True, metavar="WEIGHTS", help="its weights")
-    parser.add_argument("--cfg", metavar="YAML", help="settings")
-    parser.add_argument("--wait", nargs="?", const="yes", metavar="YES", help="wait until the weights are there")
-    parser.add_argument(
-        "--imdb", default="voc_2007_test", metavar="NAME", help="data sets, joined by + (default: %(default)s)"
-    )
-    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
-    more = parser.add_argument_group("not in the original")
-    more.add_argument("--cpu", action="store_true", help="run on the CPU (the default where there is no GPU)")
-    more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
-    more.add_argument("--on", **problems.FLAG)
+    parser, more = data_set_parser(__doc__, "voc_2007_test")
+    add_net(parser, "test net of the RPN")
     more.add_argument("--out", metavar="FILE", help="where to write the proposals")
     more.add_argument("--again", action="store_true", help="do not use what an earlier run with this net proposed")
     add_defaults(more)
@@ -72,10 +66,8 @@ def generate(args: argparse.Namespace, me: Workers) -> str:
     for blob in ("rois", "scores"):
         if blob not in net.graph.shapes:
             raise CaffeError(f"{args.prototxt} has no blob {blob}, which the test net of an RPN makes")
-    name = Path(args.weights).name.removesuffix(".h5").removesuffix(".caffemodel")
-    folder = output_folder(imdb.name) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    path = args.out or str(folder / f"{name}_rpn_proposals{proposals.SUFFIX}")
+    folder = results_folder(imdb.name, args.weights)
+    path = args.out or str(folder / f"{folder.name}_rpn_proposals{proposals.SUFFIX}")
     store = FoundStore(folder / "proposed", net_key(net, args.weights, imdb))
     found = look_at_all(lambda i, image: propose(net, image), imdb, store, me, args.again)
     if me.first:
@@ -101,8 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     args.defaults = args.defaults or project_of(read_net(args.prototxt, "TEST"))
     apply_settings(args)
-    if args.wait and args.wait.lower() not in ("no", "false", "0", ""):
-        wait_for(Path(args.weights))
+    wait_for_weights(args)
     with workers(args.gpu, args.cpu) as me:
         announce(args, me)
         generate(args, me)

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +29,23 @@ from caffe_bridge.mask_proposals import MaskProposals, usual_folder
 from caffe_bridge.net import Net
 from caffe_bridge.projects import project_of
 from caffe_bridge.testing import PER_IMAGE, evaluate, limit_scores, look_at_all, looker
-from caffe_bridge.tools.train_net import add_defaults, announce, apply_settings, output_folder
+from caffe_bridge.tools._data_set_flags import (
+    add_defaults,
+    add_net,
+    announce,
+    apply_settings,
+    data_set_parser,
+    results_folder,
+    wait_for_weights,
+)
 
 TASKS = ("seg", "det", "vis_seg", "cfm")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use; the first one by default")
-    parser.add_argument("--def", dest="prototxt", required=True, metavar="PROTOTXT", help="test net")
-    parser.add_argument("--net", dest="weights", required=True, metavar="WEIGHTS", help="its weights")
-    parser.add_argument("--cfg", metavar="YAML", help="settings, as experiments/cfgs/*.yml")
-    parser.add_argument(
-        "--imdb", default="voc_2007_test", metavar="NAME", help="data sets, joined by + (default: %(default)s)"
-    )
-    parser.add_argument("--wait", nargs="?", const="yes", metavar="YES", help="wait until the weights are there")
+    parser, more = data_set_parser(__doc__, "voc_2007_test")
+    add_net(parser, "test net")
     parser.add_argument("--comp", action="store_true", help="has no effect, as in the original: all files are kept")
     parser.add_argument(
         "--task",
@@ -63,11 +60,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="most boxes an image, for py-faster-rcnn's nets (%(default)s)",
     )
-    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
-    more = parser.add_argument_group("not in the original")
-    more.add_argument("--cpu", action="store_true", help="test on the CPU (the default where there is no GPU)")
-    more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
-    more.add_argument("--on", **problems.FLAG)
     more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
     more.add_argument("--metric", choices=["07", "area"], help="average precision of boxes; by the data set's year")
     more.add_argument("--coco", action="store_true", help="COCO's figures too, and the ground truth in its format")
@@ -171,13 +163,6 @@ def report(args: argparse.Namespace, imdb: Dataset, found: list[Found], folder: 
         print(f"COCO {kind}: {', '.join(shown)}")
 
 
-def wait_for(path: Path) -> None:
-    """Return when the file exists."""
-    while not path.exists():
-        print(f"Waiting for {path} to exist...", flush=True)
-        time.sleep(10)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Returns 0 when the test is done."""
     args = parse_args(argv)
@@ -185,17 +170,13 @@ def main(argv: list[str] | None = None) -> int:
     apply_settings(args)
     if args.task is None:
         args.task = "det" if args.defaults == "py_faster_rcnn" else "seg"
-    weights = Path(args.weights)
-    if args.wait and args.wait.lower() not in ("no", "false", "0", ""):
-        wait_for(weights)
-    if not weights.is_file():
-        raise CaffeError(f"--net {weights}: there is no such file; --wait waits for it")
+    wait_for_weights(args)
+    if not Path(args.weights).is_file():
+        raise CaffeError(f"--net {args.weights}: there is no such file; --wait waits for it")
     with workers(args.gpu, args.cpu) as me:
         announce(args, me)
         imdb = get_imdb(args.imdb, args.data, problems.parse(args.on))
-        name = weights.name.removesuffix(".h5").removesuffix(".caffemodel")
-        folder = output_folder(imdb.name) / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = results_folder(imdb.name, args.weights)
         found = find(args, imdb, folder, me)
         if me.first:
             if args.task == "vis_seg":

@@ -28,8 +28,8 @@ from caffe_bridge.definition import NetDefinition, read_net, read_solver, solver
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.tools import rpn_generate, train_net
+from caffe_bridge.tools._data_set_flags import announce, apply_settings, data_set_parser, output_folder
 from caffe_bridge.tools.test_net import identity
-from caffe_bridge.tools.train_net import announce, apply_settings, output_folder
 from caffe_bridge.weights.files import replacing
 
 ITERATIONS = (80000, 40000, 80000, 40000)
@@ -77,20 +77,9 @@ STEPS = (
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(description=summary, epilog=rest)
-    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use; the first one by default")
+    parser, more = data_set_parser(__doc__, "voc_2007_trainval")
     parser.add_argument("--net_name", required=True, metavar="NAME", help="the net, such as ZF")
     parser.add_argument("--weights", metavar="WEIGHTS", help="weights to start from")
-    parser.add_argument("--cfg", metavar="YAML", help="settings")
-    parser.add_argument(
-        "--imdb", default="voc_2007_trainval", metavar="NAME", help="data sets, joined by + (default: %(default)s)"
-    )
-    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
-    more = parser.add_argument_group("not in the original")
-    more.add_argument("--cpu", action="store_true", help="train on the CPU (the default where there is no GPU)")
-    more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
-    more.add_argument("--on", **problems.FLAG)
     more.add_argument("--classes", type=int, metavar="N", help="make the nets for N classes, background included")
     more.add_argument(
         "--iters",

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import pprint
-import re
 import secrets
 import sys
 from pathlib import Path
@@ -21,7 +19,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from caffe_bridge import config, log, mixed_precision, randomness, signals
+from caffe_bridge import mixed_precision, randomness, signals
 from caffe_bridge.cli import run
 from caffe_bridge.compiled_net import CompiledNet
 from caffe_bridge.config import cfg
@@ -30,6 +28,7 @@ from caffe_bridge.definition import read_solver, solver_nets
 from caffe_bridge.distributed import Workers, workers
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.projects import project_of
+from caffe_bridge.tools._data_set_flags import add_defaults, announce, apply_settings, data_set_parser, output_folder
 from caffe_bridge.training import Trainer, latest_state
 from caffe_bridge.training_record import TrainingRecord
 
@@ -38,24 +37,11 @@ LATEST = "latest"
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gpu", type=int, metavar="N", help="the GPU to use; the first one by default")
+    parser, more = data_set_parser(__doc__, "voc_2007_trainval")
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="solver prototxt")
     parser.add_argument("--iters", type=int, default=40000, metavar="N", help="updates to make (default: %(default)s)")
     parser.add_argument("--weights", metavar="WEIGHTS", help="weights to start from; several are joined by commas")
-    parser.add_argument("--cfg", metavar="YAML", help="settings, as experiments/cfgs/*.yml")
-    parser.add_argument(
-        "--imdb", default="voc_2007_trainval", metavar="NAME", help="data sets, joined by + (default: %(default)s)"
-    )
     parser.add_argument("--rand", action="store_true", help="do not start from the seed cfg.RNG_SEED")
-    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings; comes last")
-    more = parser.add_argument_group("not in the original")
-    more.add_argument("--cpu", action="store_true", help="train on the CPU (the default where there is no GPU)")
-    more.add_argument("--data", metavar="DIR", help="the data set's folder, where it is not below cfg.DATA_DIR")
-    more.add_argument("--on", **problems.FLAG)
     more.add_argument("--classes", type=int, metavar="N", help="make the net for N classes, background included")
     more.add_argument("--ignore-shapes", action="store_true", help="skip weights of layers that have other shapes")
     more.add_argument(
@@ -72,33 +58,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     more.add_argument("--compile", action="store_true", help="compile runs of layers with torch.compile")
     more.add_argument("--tensorboard", action="store_true", help="write TensorBoard's event files too")
     return parser.parse_args(argv)
-
-
-def output_folder(imdb_name: str) -> Path:
-    """Where a data set's snapshots and results go: ROOT_DIR/output/EXP_DIR/NAME."""
-    return Path(cfg.ROOT_DIR, "output", cfg.EXP_DIR, re.sub(r"[^\w.+-]+", "_", imdb_name)[-150:])
-
-
-def add_defaults(group: argparse._ArgumentGroup) -> None:
-    """The argument `apply_settings` looks at besides --cfg and --set."""
-    group.add_argument("--defaults", choices=config.PROJECTS, help="whose settings to begin with (the net's own)")
-
-
-def apply_settings(args: argparse.Namespace) -> None:
-    """Merge --cfg, then --set into the settings of --defaults."""
-    config.use(args.defaults)
-    if args.cfg:
-        config.cfg_from_file(args.cfg)
-    config.cfg_from_list(args.set)
-
-
-def announce(args: argparse.Namespace, me: Workers) -> None:
-    """Show the log from here on, and what a program was asked to do."""
-    cfg.GPU_ID = me.device.index or 0
-    if me.first:
-        log.show()
-        print(f"Called with args:\n{args}\nUsing config:")
-        pprint.pprint(dict(cfg))
 
 
 def seed(args: argparse.Namespace, me: Workers) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caffe_bridge import pycaffe
-from caffe_bridge.cli import run
+from caffe_bridge.cli import documented_parser, run
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.verification import TOLERANCE, Recording, Row, compare, first_divergence
 
@@ -35,10 +35,7 @@ BAR_FROM, BAR_TO = -8.0, 0.0  # powers of ten of the relative error at the bar's
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--def", dest="prototxt", required=True, metavar="PROTOTXT", help="the net")
     parser.add_argument("--net", dest="weights", required=True, metavar="WEIGHTS", help="its weights")
     parser.add_argument("--reference", required=True, metavar="NPZ", help="what dump_reference.py wrote")
