@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
-from pathlib import Path
 
-from caffe_bridge import log
 from caffe_bridge.cli import run
 from caffe_bridge.errors import WeightsError
+from caffe_bridge.tools import _upgrade
 
-logger = logging.getLogger("caffe_bridge")
+
+def upgraded(data: bytes, name: str) -> tuple[bool, bytes]:
+    """Whether a .caffemodel was of an older format, and today's. Raises WeightsError when it is none."""
+    from caffe_bridge import dialects
+    from caffe_bridge.upgrade import upgrade_net
+
+    try:
+        net = dialects.parse_net(data)
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
+    older = upgrade_net(net, name)
+    return older, dialects.serialize_net(net)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="binary NetParameter to read")
-    parser.add_argument("destination", help="binary NetParameter to write")
-    arguments = parser.parse_args(argv)
-
-    from caffe_bridge import dialects
-    from caffe_bridge.upgrade import upgrade_net
-
-    log.show()
-    try:
-        net = dialects.parse_net(Path(arguments.source).read_bytes())
-    except WeightsError as error:
-        raise WeightsError(f"{arguments.source}: {error}") from error
-    if not upgrade_net(net, arguments.source):
-        logger.warning("File already in latest proto format: %s", arguments.source)
-    Path(arguments.destination).write_bytes(dialects.serialize_net(net))
-    logger.info("Wrote upgraded NetParameter binary proto to %s", arguments.destination)
-    return 0
+    return _upgrade.main(argv, __doc__, "binary NetParameter", "NetParameter binary proto", upgraded)
 
 
 if __name__ == "__main__":

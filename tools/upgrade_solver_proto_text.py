@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
-from pathlib import Path
 
-from caffe_bridge import log
 from caffe_bridge.cli import run
+from caffe_bridge.tools import _upgrade
 
-logger = logging.getLogger("caffe_bridge")
+
+def upgraded(data: bytes, name: str) -> tuple[bool, bytes]:
+    """Whether a solver prototxt was of an older format, and today's."""
+    from caffe_bridge import schema, text_format
+    from caffe_bridge.upgrade import upgrade_solver
+
+    solver = schema.SolverParameter()
+    text_format.parse(data, solver, name)
+    older = upgrade_solver(solver, name)
+    return older, text_format.format(solver).encode()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="prototxt to read")
-    parser.add_argument("destination", help="prototxt to write")
-    arguments = parser.parse_args(argv)
-
-    from caffe_bridge import schema, text_format
-    from caffe_bridge.upgrade import upgrade_solver
-
-    log.show()
-    solver = schema.SolverParameter()
-    text_format.parse(Path(arguments.source).read_bytes(), solver, arguments.source)
-    if not upgrade_solver(solver, arguments.source):
-        logger.warning("File already in latest proto format: %s", arguments.source)
-    Path(arguments.destination).write_text(text_format.format(solver), encoding="utf-8")
-    logger.info("Wrote upgraded SolverParameter text proto to %s", arguments.destination)
-    return 0
+    return _upgrade.main(argv, __doc__, "prototxt", "SolverParameter text proto", upgraded)
 
 
 if __name__ == "__main__":
