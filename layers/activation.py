@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from caffe_bridge.layers.base import Layer, Shape
-from caffe_bridge.layers.elementwise import Sloped
+from caffe_bridge.layers.sloped import Sloped
 from caffe_bridge.registry import register
 
 

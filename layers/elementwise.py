@@ -10,30 +10,12 @@ import torch.nn.functional as F
 
 from caffe_bridge.errors import LayerError
 from caffe_bridge.layers.base import Layer, Shape
+from caffe_bridge.layers.sloped import Sloped
 from caffe_bridge.registry import register
 
 
-class Sloped(torch.autograd.Function):
-    """`top`, with the gradient of the bottom given as a factor to the top's."""
-
-    @staticmethod
-    def forward(ctx: Any, bottom: torch.Tensor, top: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(slope)
-        return top.view_as(top)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None, None
-
-
-class _LogInPlace(torch.autograd.Function):
+class _LogInPlace(Sloped):
     """`top`, with the gradient of Caffe's Log in place: the slope's square, since the slope overwrites the top's."""
-
-    @staticmethod
-    def forward(ctx: Any, bottom: torch.Tensor, top: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(slope)
-        return top.view_as(top)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

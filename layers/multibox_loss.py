@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +13,12 @@ from caffe_bridge.errors import LayerError
 from caffe_bridge.layers import box_matching
 from caffe_bridge.layers.base import Layer, Shape
 from caffe_bridge.layers.detection_output import check_predictions
+from caffe_bridge.layers.sloped import Sloped
 from caffe_bridge.layers.softmax_loss import normalizer, read_normalization
 from caffe_bridge.layers.suppression import suppress
 from caffe_bridge.registry import register
 
 _FLT_MIN = torch.finfo(torch.float32).tiny
-
-
-class _GivenSlope(torch.autograd.Function):
-    """A scalar loss of rows of predictions whose gradient is `slope`, derivative or not."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, loss: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(slope)
-        return loss.view_as(loss)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None, None
 
 
 class Matches(NamedTuple):
@@ -313,7 +300,7 @@ class MultiBoxLoss(Layer):
             slope = difference.clamp(-1, 1)
         if self.settings.encode_variance_in_target and cfg.TRAIN.EXACT_GRADIENTS:
             slope = slope / variances[matches.prior]
-        return _GivenSlope.apply(rows, self._errors(difference).sum(), slope)
+        return Sloped.apply(rows, self._errors(difference).sum(), slope)
 
     def _confidence_loss(
         self,
@@ -349,7 +336,7 @@ class MultiBoxLoss(Layer):
         prob = rows.detach().softmax(1)
         picked = prob.gather(1, labels[:, None])
         slope = prob.scatter_add(1, labels[:, None], prob.new_full((), -1).expand(len(labels), 1))
-        return _GivenSlope.apply(rows, -picked.clamp(min=_FLT_MIN).log().sum(), slope)
+        return Sloped.apply(rows, -picked.clamp(min=_FLT_MIN).log().sum(), slope)
 
     @staticmethod
     def _logistic(rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
