@@ -180,6 +180,21 @@ class TestModels:
                 got, want = next(iter(net(x=more).values())), module(more)
             assert difference(got.numpy(), want.numpy().astype(np.float32)) <= TOLERANCE
 
+    def test_each_image_is_normalised_by_itself(self):
+        modules = [
+            nn.LayerNorm([4, 6, 5]),
+            nn.LayerNorm(5),
+            nn.GroupNorm(2, 4),
+            nn.InstanceNorm2d(4),
+            nn.GroupNorm(1, 4),
+        ]
+        x = torch.randn(3, 4, 6, 5)
+        exported = export(Together(modules), x[:1])
+        for dialect in ("bvlc", "opencv"):
+            found = run(import_program(exported, dialect=dialect), exported.graph_signature.user_outputs, x)
+            for got, module in zip(found, modules):
+                assert difference(got, module(x).detach().numpy()) <= TOLERANCE, (dialect, module)
+
     def test_files_give_the_same(self, tmp_path):
         exported, x, (want,) = program("mobilenet_v2")
         torch.export.save(exported, tmp_path / "a.pt2")

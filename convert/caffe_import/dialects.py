@@ -29,15 +29,17 @@ class Dialect:
         floor: whether its Pooling knows round_mode.
         lrn_k: whether its LRN reads k.
         joins_powers: whether it joins a Power with the one before it even where that raises to a power.
-        batch_statistics: whether its BatchNorm adds eps to the variance where it computes that itself.
+        merges_layers: whether it merges layers with the filter or Eltwise before, whatever axes they are of.
+        plain_deconvolution: whether its Deconvolution takes images only, and knows no dilation.
     """
 
     name: str
     layers: frozenset[str] | None
     floor: bool = False
     lrn_k: bool = True
-    batch_statistics: bool = True
     joins_powers: bool = False
+    merges_layers: bool = False
+    plain_deconvolution: bool = False
 
     def has(self, *types: str) -> bool:
         """Whether it has layers of all these types."""
@@ -50,7 +52,7 @@ DIALECTS = {
         Dialect("bvlc", _CAFFE_1 | {"Clip", "Swish"}, floor=True),
         Dialect("caffe-1.0", _CAFFE_1),
         Dialect("ssd", _CAFFE_1 | {"DetectionOutput", "Normalize", "Permute", "PriorBox"}),
-        Dialect("opencv", _OPENCV, lrn_k=False, batch_statistics=False, joins_powers=True),
+        Dialect("opencv", _OPENCV, lrn_k=False, joins_powers=True, merges_layers=True, plain_deconvolution=True),
         Dialect("caffe-bridge", None, floor=True),
     )
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from caffe_bridge.convert.caffe_import.separation import apart
+
 if TYPE_CHECKING:
     from caffe_bridge.convert.caffe_import.writer import NetWriter
 
@@ -18,6 +20,6 @@ def powered(writer: NetWriter, blob: str, suffix: str, **attributes: float) -> s
     defaults = (("power", 1), ("scale", 1), ("shift", 0))
     param = {key: attributes[key] for key, default in defaults if attributes.get(key, default) != default}
     if "power" not in param and writer.dialect.joins_powers and writer.is_power(blob):
-        blob = writer.add("Eltwise", [blob, blob], shape, "apart", eltwise_param={"operation": "MAX"})
+        blob = apart(writer, blob)
     fields: dict[str, Any] = {"power_param": param} if param else {}
     return writer.add("Power", [blob], shape, suffix, **fields)

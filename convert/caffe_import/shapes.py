@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from caffe_bridge.convert.caffe_import.writer import NetWriter
 
 
-def reshaped(writer: NetWriter, blob: str, shape: Shape, suffix: str, free: int = 0) -> str:
+def reshaped(writer: NetWriter, blob: str, shape: Shape, suffix: str) -> str:
     """A blob in another shape, itself if it has it: Flatten, or a Reshape that names only the axes that change.
 
-    Where the first axis changes, the size of axis `free` is left to Caffe, so that the net may be given another batch.
+    Where the first axis changes, its size is left to Caffe, so that the net may be given another batch.
     """
     shape = tuple(shape)
     if writer.shape(blob) != shape:
@@ -33,9 +33,7 @@ def reshaped(writer: NetWriter, blob: str, shape: Shape, suffix: str, free: int 
     while last < min(len(found), len(shape)) - first and found[-1 - last] == shape[-1 - last]:
         last += 1
     if first == 0 and len(shape) > 1:
-        dims = list(shape)
-        dims[free] = -1
-        return writer.add("Reshape", [blob], shape, suffix, reshape_param={"shape": {"dim": dims}})
+        return writer.add("Reshape", [blob], shape, suffix, reshape_param={"shape": {"dim": [-1, *shape[1:]]}})
     if last and len(found) - last > first:
         param = {
             "axis": first,

@@ -15,6 +15,8 @@ from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.model import Model
 
 _IN_PLACE = set("BatchNorm Bias Clip ELU HardSwish PReLU Power ReLU ReLU6 Scale Sigmoid TanH".split())
+_FILTERS = {"Convolution", "Deconvolution", "InnerProduct"}
+_SHARED = {"Convolution", "Deconvolution", "InnerProduct"}
 # Caffe lets the tops of these share memory with what others may read.
 _SHARING = {"Flatten", "Input", "Parameter", "Reshape", "Split"}
 
@@ -82,6 +84,17 @@ class NetWriter:
         """Whether a blob is made by a Power that raises to a power."""
         layer = self._made_by.get(blob)
         return layer is not None and layer.type == "Power" and layer.power_param.power != 1
+
+    def is_eltwise(self, blob: str) -> bool:
+        """Whether a blob is made by an Eltwise."""
+        return blob in self._made_by and self._made_by[blob].type == "Eltwise"
+
+    def filter_before(self, blob: str) -> Any:
+        """The convolution or InnerProduct that makes a blob, with scales after it or not; None for others."""
+        layer = self._made_by.get(blob)
+        while layer is not None and layer.type in ("BatchNorm", "Scale"):
+            layer = self._made_by.get(layer.bottom[0])
+        return layer if layer is not None and layer.type in _FILTERS else None
 
     # -- layers ------------------------------------------------------------------------------------------
 
@@ -168,6 +181,7 @@ class NetWriter:
         self._silence_inputs()
         self._drop_reshapes(outputs)
         self._work_in_place(outputs)
+        self._share_weights()
         _rename(self.net, {blob: name for blob, name in outputs.items() if name})
         return Model(self.graph.name, self._weights, self.net)
 
@@ -222,6 +236,25 @@ class NetWriter:
             layer.bottom.extend(bottoms)
             for i, top in enumerate(layer.top):
                 layer.top[i] = final.get(top, top)
+
+    def _share_weights(self) -> None:
+        """Let layers with the same weights have them in common, as layers that run twice do."""
+        owners: dict[Any, list[Any]] = {}
+        for layer in self.net.layer:
+            blobs = self._weights.get(layer.name)
+            if layer.type not in _SHARED or not blobs or (blobs[0] == blobs[0].flat[0]).all():
+                continue
+            alike = owners.setdefault((layer.type, *(blob.shape for blob in blobs)), [])
+            for owner in alike:
+                if all(np.array_equal(a, b) for a, b in zip(blobs, self._weights[owner.name])):
+                    self._weights[layer.name] = self._weights[owner.name]
+                    for shared in (owner, layer):
+                        del shared.param[:]
+                        for i in range(len(blobs)):
+                            shared.param.add(name=f"{owner.name}/{i}")
+                    break
+            else:
+                alike.append(layer)
 
     def _type_of(self, blob: str) -> str:
         return self._made_by[blob].type if blob in self._made_by else "Input"

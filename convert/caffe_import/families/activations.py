@@ -11,6 +11,8 @@ from caffe_bridge.convert.caffe_import.graph import Node
 from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
+from caffe_bridge.convert.caffe_import.separation import per_channel
+from caffe_bridge.convert.caffe_import.shapes import reshaped
 from caffe_bridge.convert.caffe_import.writer import NetWriter
 from caffe_bridge.layers.base import Shape
 
@@ -47,7 +49,9 @@ def prelu(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     full = (1,) * (len(shape) - slope.ndim) + slope.shape
     if any(size != 1 for axis, size in enumerate(full) if axis != 1):
         raise Unsupported(f"has slopes of shape {slope.shape}", "Caffe's PReLU has one for each channel, or one")
-    return writer.add("PReLU", bottoms[:1], shape, blobs=[slope.reshape(-1)])
+    bottom = per_channel(writer, bottoms[0])
+    top = writer.add("PReLU", [bottom], writer.shape(bottom), blobs=[slope.reshape(-1)])
+    return reshaped(writer, top, shape, "axes")
 
 
 @emits("elu")

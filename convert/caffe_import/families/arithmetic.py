@@ -12,6 +12,7 @@ from caffe_bridge.convert.caffe_import.graph import Node
 from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
+from caffe_bridge.convert.caffe_import.separation import per_channel
 from caffe_bridge.convert.caffe_import.writer import NetWriter
 from caffe_bridge.layers.base import Shape
 
@@ -54,13 +55,16 @@ def _scaled(
     if blobs[0].ndim != 1:
         where["num_axes"] = blobs[0].ndim
     shape = node.output.shape
+    bottom = per_channel(writer, bottom, axis, blobs[0].ndim)
+    made = writer.shape(bottom)
     if not scales and writer.dialect.has("Bias"):
         return writer.add("Bias", [bottom], shape, suffix, blobs, bias_param=where)
     if not scales:
         blobs = [np.ones_like(blobs[0]), *blobs]
     if shifts:
         where["bias_term"] = True
-    return writer.add("Scale", [bottom], shape, suffix, blobs, scale_param=where)
+    top = writer.add("Scale", [bottom], made, suffix, blobs, scale_param=where)
+    return reshaped(writer, top, shape, "axes")
 
 
 @emits("batch_norm")
@@ -71,10 +75,12 @@ def batch_norm(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         {} if math.isclose(node["eps"], 1e-5, rel_tol=1e-6) else {"batch_norm_param": {"eps": node["eps"]}}
     )
     blobs = [mean, variance, np.ones(1, np.float32)]
-    top = writer.add("BatchNorm", bottoms[:1], node.output.shape, blobs=blobs, **fields)
-    if (scale == 1).all() and (shift == 0).all():
-        return top
-    return _scaled(writer, node, top, [scale, shift], 1, True, True, "scale")
+    bottom = per_channel(writer, bottoms[0])
+    top = writer.add("BatchNorm", [bottom], writer.shape(bottom), blobs=blobs, **fields)
+    if (scale != 1).any() or (shift != 0).any():
+        param: dict[str, Any] = {"bias_term": True}
+        top = writer.add("Scale", [top], writer.shape(bottom), "scale", [scale, shift], scale_param=param)
+    return reshaped(writer, top, node.output.shape, "axes")
 
 
 _COMMUTATIVE = {"add": "Bias", "mul": "Scale"}

@@ -10,7 +10,9 @@ import numpy as np
 from caffe_bridge.convert.caffe_import.graph import Node
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
+from caffe_bridge.convert.caffe_import.shapes import reshaped
 from caffe_bridge.convert.caffe_import.writer import NetWriter
+from caffe_bridge.layers.base import Shape
 
 
 @emits("conv")
@@ -48,11 +50,12 @@ def deconv(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         pads.append(begin + front)
         fronts.append(front)
         backs.append(back)
-    if any(fronts) or any(backs):
+    plain = writer.dialect.plain_deconvolution
+    if any(fronts) or any(backs) or plain:
         weight = np.pad(_dilated(weight, dilation), [(0, 0), (0, 0), *zip(fronts, backs)])
         dilation = (1,) * len(pads)
     outputs = weight.shape[1] * node["group"]
-    return _filtered(writer, "Deconvolution", node, bottoms[0], weight, outputs, pads, dilation)
+    return _filtered(writer, "Deconvolution", node, bottoms[0], weight, outputs, pads, dilation, plain)
 
 
 def _weights(node: Node, what: str) -> np.ndarray:
@@ -76,17 +79,30 @@ def _filtered(
     outputs: int,
     pads: Sequence[int],
     dilation: Sequence[int],
+    images: bool = False,
 ) -> str:
+    """A filter; where it takes `images` only, a row is one of height 1."""
+    shape = made = node.output.shape
+    stride = node["stride"]
+    if images and len(shape) == 3:
+        bottom = reshaped(writer, bottom, _image(writer.shape(bottom)), "image")
+        made, weight = _image(shape), weight[:, :, None]
+        stride, pads, dilation = (1, *stride), (0, *pads), (1, *dilation)
     blobs = [weight, *(np.asarray(value.constant("a bias"), np.float32) for value in node.inputs[2:])]
     param: dict[str, Any] = {
         "num_output": outputs,
-        **geometry(kernel_size=weight.shape[2:], stride=node["stride"], pad=pads, dilation=dilation),
+        **geometry(kernel_size=weight.shape[2:], stride=stride, pad=pads, dilation=dilation),
     }
     if len(blobs) == 1:
         param["bias_term"] = False
     if node["group"] > 1:
         param["group"] = node["group"]
-    return writer.add(type_, [bottom], node.output.shape, blobs=blobs, convolution_param=param)
+    top = writer.add(type_, [bottom], made, blobs=blobs, convolution_param=param)
+    return reshaped(writer, top, shape, "plain")
+
+
+def _image(shape: Shape) -> Shape:
+    return (*shape[:2], 1, shape[2])
 
 
 def geometry(**rows: Sequence[int]) -> dict[str, Any]:

@@ -29,10 +29,9 @@ def lrn(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     if not writer.dialect.lrn_k and k != 1:
         # (k + a s)^-b = k^-b (1 + a / k s)^-b
         factor, alpha, k = k**-beta, alpha / k, 1.0
-    defaults = (("local_size", size, 5), ("alpha", alpha, 1), ("beta", beta, 0.75), ("k", k, 1))
-    param = {key: value for key, value, default in defaults if value != default}
-    fields: dict[str, Any] = {"lrn_param": param} if param else {}
-    top = writer.add("LRN", [blob], images, "", **fields)
+    # Programs differ in their default of alpha.
+    param: dict[str, Any] = {"local_size": size, "alpha": alpha, "beta": beta, **({} if k == 1 else {"k": k})}
+    top = writer.add("LRN", [blob], images, "", lrn_param=param)
     if factor != 1:
         top = powered(writer, top, "scale", scale=factor)
     return reshaped(writer, top, shape, "axes")
@@ -40,37 +39,24 @@ def lrn(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
 
 @emits("standardize")
 def standardize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
-    """BatchNorm with the statistics of what it is given, of an image whose channels are what is normalised.
+    """MVN for the mean, then division by the deviation in steps, since MVN adds its eps to the deviation.
 
-    Where its eps is added to the deviation: MVN for the mean, and division by the deviation in steps.
+    What is normalised together becomes one channel of an image. A BatchNorm would be shorter, but it has one size of
+    the batch.
     """
     shape, axes = node.output.shape, node["axes"]
-    images = (1, math.prod(shape[: axes[0]]), *shape[axes[0] :])
+    images = (shape[0], math.prod(shape[1 : axes[0]]), *shape[axes[0] :]) if axes[0] else (1, 1, *shape)
     if len(images) != 4:
         images = (*images[:2], 1, math.prod(images[2:]))
-    if shape[0] == 1 and axes[0] == 2 and len(shape) == 4:
-        images = shape
-    blob = reshaped(writer, bottoms[0], images, "image", free=1)
-    if not writer.dialect.batch_statistics:
-        return reshaped(writer, _divided(writer, blob, node["eps"]), shape, "shape")
-    param: dict[str, Any] = {"use_global_stats": False}
-    if not math.isclose(node["eps"], 1e-5, rel_tol=1e-6):
-        param["eps"] = node["eps"]
-    # In TEST these are not read, but every BatchNorm has them.
-    unused = [np.zeros(images[1], np.float32), np.zeros(images[1], np.float32), np.zeros(1, np.float32)]
-    top = writer.add("BatchNorm", [blob], images, "", unused, batch_norm_param=param)
-    return reshaped(writer, top, shape, "shape")
-
-
-def _divided(writer: NetWriter, blob: str, eps: float) -> str:
-    images = writer.shape(blob)
+    blob = reshaped(writer, bottoms[0], images, "image")
     centred = writer.add("MVN", [blob], images, "centred", mvn_param={"normalize_variance": False})
     square = powered(writer, centred, "square", power=2)
     param: dict[str, Any] = {"pool": "AVE", "global_pooling": True}
     variance = writer.add("Pooling", [square], (*images[:2], 1, 1), "variance", pooling_param=param)
-    inverse = powered(writer, variance, "inverse", power=-0.5, shift=eps)
+    inverse = powered(writer, variance, "inverse", power=-0.5, shift=node["eps"])
     factor = reshaped(writer, inverse, images[:2], "factor")
-    return writer.add("Scale", [centred, factor], images, "", scale_param={"axis": 0})
+    top = writer.add("Scale", [centred, factor], images, "", scale_param={"axis": 0})
+    return reshaped(writer, top, shape, "shape")
 
 
 @emits("normalize")
