@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "blocked.h"
+#include "pooled_gradient.h"
 #include "tensors.h"
 
 namespace caffe_bridge {
@@ -100,12 +101,8 @@ struct Reach {
 
 Tensor backward(const Tensor& grad_, const Tensor& argmax_, const Tensor& rois_, int64_t images, int64_t height,
                 int64_t width) {
-  STD_TORCH_CHECK(grad_.dim() == 4, "the gradient must be (R, C, PH, PW)");
-  const Pooling p = pooling(rois_, images, grad_.size(1), height, width, grad_.size(2), grad_.size(3));
-  check_same(grad_, rois_, "gradient and RoIs");
-  check_shape(grad_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "the gradient");
-  check_shape(argmax_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "argmax");
-  STD_TORCH_CHECK(argmax_.scalar_type() == ScalarType::Int, "argmax must be int32");
+  const Pooling p = pooling_of_gradient(grad_, rois_, images, height, width);
+  check_argmax(argmax_, grad_);
   const Tensor grad = dense(grad_), argmax = dense(argmax_), rois = dense(rois_);
   Tensor result = zeros(grad, {images, p.channels, height, width});
   by_dtype(grad, [&](auto zero) {

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "cuda.h"
+#include "pooled_gradient.h"
 
 namespace caffe_bridge {
 namespace {
@@ -85,12 +86,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& features_, const Tensor& rois_,
 
 Tensor backward(const Tensor& grad_, const Tensor& argmax_, const Tensor& rois_, int64_t images, int64_t height,
                 int64_t width) {
-  STD_TORCH_CHECK(grad_.dim() == 4, "the gradient must be (R, C, PH, PW)");
-  const Pooling p = pooling(rois_, images, grad_.size(1), height, width, grad_.size(2), grad_.size(3));
-  check_same(grad_, rois_, "gradient and RoIs");
-  check_shape(grad_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "the gradient");
-  check_shape(argmax_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "argmax");
-  STD_TORCH_CHECK(argmax_.scalar_type() == ScalarType::Int && argmax_.is_cuda(), "argmax must be int32, on the GPU");
+  const Pooling p = pooling_of_gradient(grad_, rois_, images, height, width);
+  check_argmax(argmax_, grad_);
   const auto guard = on_device_of(grad_);
   const Tensor grad = dense(grad_), argmax = dense(argmax_), rois = dense(rois_);
   Tensor result = empty(grad, {images, p.channels, height, width});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "roi.h"
+#include "tensors.h"
 
 namespace caffe_bridge {
 
@@ -37,6 +38,14 @@ CB_HD PoolAxis<T> pool_rows(const Roi<T>& roi, int pooled, int height) {
 template <typename T>
 CB_HD PoolAxis<T> pool_columns(const Roi<T>& roi, int pooled, int width) {
   return {roi.x1, roi.x2, pooled, width};
+}
+
+// The cells that the maxima came from, beside their gradient.
+inline void check_argmax(const Tensor& argmax, const Tensor& grad) {
+  check_shape(argmax, {grad.size(0), grad.size(1), grad.size(2), grad.size(3)}, "argmax");
+  STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Int, "argmax must be int32");
+  STD_TORCH_CHECK(argmax.is_cuda() == grad.is_cuda() && argmax.get_device_index() == grad.get_device_index(),
+                  "argmax must be on the gradient's device");
 }
 
 }  // namespace caffe_bridge

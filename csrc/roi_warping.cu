@@ -2,6 +2,7 @@
 #include "roi_warping.h"
 
 #include "cuda.h"
+#include "pooled_gradient.h"
 
 namespace caffe_bridge {
 namespace {
@@ -127,10 +128,7 @@ Tensor forward(const Tensor& features_, const Tensor& rois_, int64_t pooled_h, i
 
 Tensor backward_features(const Tensor& grad_, const Tensor& rois_, int64_t images, int64_t height, int64_t width,
                          bool exact) {
-  STD_TORCH_CHECK(grad_.dim() == 4, "the gradient must be (R, C, PH, PW)");
-  const Pooling p = pooling(rois_, images, grad_.size(1), height, width, grad_.size(2), grad_.size(3));
-  check_same(grad_, rois_, "gradient and RoIs");
-  check_shape(grad_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "the gradient");
+  const Pooling p = pooling_of_gradient(grad_, rois_, images, height, width);
   const auto guard = on_device_of(grad_);
   const Tensor grad = dense(grad_), rois = dense(rois_);
   Tensor result = empty(grad, {images, p.channels, height, width});
@@ -142,10 +140,7 @@ Tensor backward_features(const Tensor& grad_, const Tensor& rois_, int64_t image
 }
 
 Tensor backward_rois(const Tensor& grad_, const Tensor& features_, const Tensor& rois_, bool exact) {
-  STD_TORCH_CHECK(grad_.dim() == 4, "the gradient must be (R, C, PH, PW)");
-  const Pooling p = pooling(features_, rois_, grad_.size(2), grad_.size(3));
-  check_same(grad_, rois_, "gradient and RoIs");
-  check_shape(grad_, {p.rois, p.channels, p.pooled_h, p.pooled_w}, "the gradient");
+  const Pooling p = pooling_of_gradient(grad_, features_, rois_);
   const auto guard = on_device_of(grad_);
   const Tensor grad = dense(grad_), features = dense(features_), rois = dense(rois_);
   Tensor result = zeros(rois, {p.rois, 5});
