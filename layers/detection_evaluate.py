@@ -58,8 +58,8 @@ class DetectionEvaluate(Layer):
             raise LayerError("needs detection_evaluate_param.num_classes, above 0")
         if not param.overlap_threshold > 0:
             raise LayerError(f"overlap_threshold must be above 0, not {param.overlap_threshold:g}")
-        self.labels = [label for label in range(param.num_classes) if label != param.background_label_id]
-        self.background, self.threshold = param.background_label_id, param.overlap_threshold
+        self.classes, self.background = param.num_classes, param.background_label_id
+        self.threshold = param.overlap_threshold
         self.with_difficult = param.evaluate_difficult_gt
         self.sizes = read_sizes(param.name_size_file) if param.name_size_file else []
         if self.sizes and param.HasField("resize_param"):
@@ -71,7 +71,8 @@ class DetectionEvaluate(Layer):
         for shape, columns in zip(bottom_shapes, (7, 8)):
             if len(shape) != 4 or (shape[0], shape[1], shape[3]) != (1, 1, columns):
                 raise LayerError(f"takes detections (1, 1, D, 7) and ground truth (1, 1, G, 8), not {bottom_shapes}")
-        return [(1, 1, len(self.labels) + bottom_shapes[0][2], 5)]
+        labels = self.classes - (self.background in range(self.classes))
+        return [(1, 1, labels + bottom_shapes[0][2], 5)]
 
     @torch.no_grad()
     def forward(self, detected: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -83,8 +84,9 @@ class DetectionEvaluate(Layer):
             if bool((given[:, 1].long() == self.background).any()):
                 raise LayerError(f"the {what} contain the background label {self.background}")
         counted = torch.ones_like(truth[:, 7], dtype=torch.bool) if self.with_difficult else truth[:, 7] == 0
-        top = rows.new_zeros(len(self.labels) + valid, 5)
-        labels = torch.tensor(self.labels, device=rows.device)
+        labels = torch.arange(self.classes, device=rows.device)
+        labels = labels[labels != self.background]
+        top = rows.new_zeros(len(labels) + valid, 5)
         top[: len(labels)] = -1
         top[: len(labels), 1] = labels.to(rows.dtype)
         top[: len(labels), 2] = ((truth[:, 1].long() == labels[:, None]) & counted).sum(1).to(rows.dtype)
