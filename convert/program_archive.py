@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from caffe_bridge.convert.torch_export.parts import define_operators
 from caffe_bridge.errors import WeightsError
 
 _RECORDS = re.compile(
@@ -27,7 +28,7 @@ _RECORDS = re.compile(
 )
 _NAME = re.compile(r"[\w.\-]*", re.ASCII)
 _OPERATOR = re.compile(
-    r"torch\.ops\.(aten|caffe_bridge|torchvision)\.(?!from_file)\w+(\.\w+)?|torch\.sym_\w+|"
+    r"torch\.ops\.(aten|caffe|torchvision)\.(?!from_file)\w+(\.\w+)?|torch\.sym_\w+|"
     r"_operator\.(getitem|add|sub|mul|neg|pow|floordiv|truediv|mod|eq|ne|lt|le|gt|ge|and_|or_|not_)|"
     r"math\.(ceil|floor|trunc)",
     re.ASCII,
@@ -54,6 +55,7 @@ def read_program(path: str) -> torch.export.ExportedProgram:
     try:
         with zipfile.ZipFile(path) as archive:
             records = _checked(path, archive)
+        define_operators()
         return _load(records)
     except WeightsError:
         raise

@@ -69,9 +69,11 @@ def _halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def write_program(path: str, model: Model) -> None:
     """A net in TEST as an exported program, any batch where every layer accepts others.
 
-    It holds torch's own operators only, so that `torch.export.load` is all it takes to run it.
+    It holds torch's own operators, so that `torch.export.load` is all it takes to run it; but layers that torch cannot
+    look into, as those that choose boxes, are operators torch.ops.caffe. Importing the net's source, as `write_source`
+    writes it, or `load_program` makes them known.
 
-    Raises CaffeError where torch cannot export a layer, as those whose output sizes depend on data.
+    Raises CaffeError where torch cannot export a layer.
     """
     net = build_net(model)
     written = torch_module(net)

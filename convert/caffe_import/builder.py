@@ -12,6 +12,7 @@ from caffe_bridge.convert.caffe_import import resampling
 from caffe_bridge.convert.caffe_import.graph import Graph, Value, check_size
 from caffe_bridge.convert.caffe_import.operators import shapes_of
 from caffe_bridge.convert.caffe_import.problems import Unsupported
+from caffe_bridge.convert.caffe_import.whole_layers import shapes_of_layer
 
 _LEAST_BUDGET = 32 << 20
 
@@ -61,6 +62,16 @@ class Builder:
     def add(self, operator: str, *inputs: Value, **attributes: Any) -> Value:
         """Append a node with one output; returns it."""
         return self.add_many(operator, inputs, **attributes)[0]
+
+    def add_layer(
+        self, param: Any, tops: int, inputs: Sequence[Value], blobs: Sequence[np.ndarray] = ()
+    ) -> list[Value]:
+        """Append a layer as it is, with its weights; returns its tops. Raises Unsupported if it does not fit."""
+        shapes, weights = shapes_of_layer(param, tops, [value.shape for value in inputs])
+        if [math.prod(shape) for shape in weights] != [blob.size for blob in blobs]:
+            raise Unsupported(f"has weights {[blob.shape for blob in blobs]}, not {weights}")
+        attributes = {"param": param, "blobs": [blob.reshape(shape) for blob, shape in zip(blobs, weights)]}
+        return self.graph.add("layer", inputs, shapes, attributes, param.name or self._name, self._origin).outputs
 
     # -- arithmetic --------------------------------------------------------------------------------------
 

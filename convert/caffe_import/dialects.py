@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from caffe_bridge import schema
 from caffe_bridge.errors import CaffeError
 
 _CAFFE_1 = frozenset(
@@ -44,6 +46,11 @@ class Dialect:
     def has(self, *types: str) -> bool:
         """Whether it has layers of all these types."""
         return self.layers is None or self.layers.issuperset(types)
+
+    def expresses(self, param: Any) -> bool:
+        """Whether it has a layer's type, and the rounding where it pools."""
+        floor = param.pooling_param.round_mode == schema.PoolingParameter.FLOOR
+        return self.has(param.type) and (self.floor or not floor)
 
 
 DIALECTS = {

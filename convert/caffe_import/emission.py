@@ -29,7 +29,8 @@ def write_net(graph: Graph, dialect: Dialect, source: str) -> Model:
         with graph.problems.at(node.origin, [value.shape for value in node.inputs if value.array is None]):
             if node.operator not in known:
                 raise Unsupported("has no counterpart in Caffe", "cut the net before it")
-            read = [value for i, value in enumerate(node.inputs) if i == 0 or value.array is None]
+            whole = node.operator == "layer"
+            read = [value for i, value in enumerate(node.inputs) if i == 0 or value.array is None or whole]
             bottoms = [writer.blob(value) for value in read]
             tops = known[node.operator](writer, node, bottoms)
             for value, top in zip(node.outputs, [tops] if isinstance(tops, str) else tops):

@@ -270,16 +270,8 @@ class _Reader:
         with self.graph.problems.at(f"layer '{layer.param.name}'", [value.shape for value in bottoms]):
             self.builder.begin(layer.param.name, f"layer '{layer.param.name}' ({layer.param.type})")
             blobs = [self._blob(name, shape) for name, shape in layer.blobs]
-            shapes = layer.top_shapes([value.shape for value in bottoms], blobs)
-            made = self.graph.add(
-                "layer",
-                bottoms,
-                shapes,
-                {"param": layer.param, "blobs": blobs},
-                layer.param.name,
-                f"layer '{layer.param.name}' ({layer.param.type})",
-            )
-            for name, value in zip(layer.tops, made.outputs):
+            made = self.builder.add_layer(layer.param, len(layer.tops), bottoms, blobs)
+            for name, value in zip(layer.tops, made):
                 self.values[name] = value
 
     def _blob(self, name: str, shape: Sequence[int]) -> Any:

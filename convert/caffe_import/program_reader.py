@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import operator
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
-from caffe_bridge.convert.caffe_import.aten import CONVERTERS
+from caffe_bridge.convert.caffe_import.aten import CONVERTERS, layers
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Graph, Value
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.errors import CaffeError
 
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_CHECKS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
 
 
 def read_program(program: torch.export.ExportedProgram, name: str | None) -> Graph:
@@ -32,13 +37,34 @@ def _suited(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
     """The program without operators that write into their inputs, and with unknown ones taken apart."""
     targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
     overloads = [target for target in targets if isinstance(target, torch._ops.OpOverload)]
+    unknown = [target for target in overloads if _converter(target) is None and _name(target) not in _CHECKS]
     table = {}
-    if any(_name(target) not in CONVERTERS for target in overloads):
+    if unknown:
         known = torch.export.default_decompositions()
-        table = {target: known[target] for target in overloads if _name(target) not in CONVERTERS and target in known}
+        table = {target: known[target] for target in unknown if target in known}
     if not table and not any(target._schema.is_mutable for target in overloads):
         return program
-    return program.run_decompositions(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's about its own
+        return program.run_decompositions(table)
+
+
+def _converter(target: Any) -> Any:
+    """The function that reads an operator, None for unknown ones."""
+    name = _name(target)
+    return functools.partial(_restored, target) if name.startswith(layers.PREFIX) else CONVERTERS.get(name)
+
+
+def _restored(target: Any, builder: Builder, *arguments: Any, **keywords: Any) -> list[Value]:
+    names = [argument.name for argument in target._schema.arguments]
+    return layers.restored(builder, dict(zip(names, arguments)) | keywords)
+
+
+def _is_foldable(target: Any, inputs: list[Value]) -> bool:
+    """Whether an operator of torch's own makes a constant: of constants, or of numbers, and not by chance."""
+    random = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+    own = not _name(target).startswith(layers.PREFIX)
+    return own and not random and all(value.array is not None for value in inputs)
 
 
 def _name(target: Any) -> str:
@@ -57,6 +83,7 @@ class _Reader:
         self.builder = Builder(name or "net", weights)
         self.graph: Graph = self.builder.graph
         self.values: dict[torch.fx.Node, Any] = {}
+        self.rows: dict[Any, int] = {}
 
     def read(self) -> Graph:
         """Read everything."""
@@ -84,26 +111,39 @@ class _Reader:
         if spec.kind != InputKind.USER_INPUT or not isinstance(node.meta.get("val"), torch.Tensor):
             value = getattr(spec.arg, "value", None)
             return value if isinstance(value, (int, float, bool, str)) else None
-        shape = _shape(node.meta["val"])
+        shape = self._shape(node.meta["val"])
         with self.graph.problems.at(f"input '{node.name}'", [shape]):
             return self.builder.add_input(node.name, shape)
         return None
 
     def _add_outputs(self, node: torch.fx.Node) -> None:
+        named = self._result_names()
         for spec, found in zip(self.program.graph_signature.output_specs, node.args[0]):  # type: ignore[arg-type]
             value = self.values.get(found) if isinstance(found, torch.fx.Node) else None  # type: ignore[arg-type]
             if spec.kind != OutputKind.USER_OUTPUT:
                 if spec.kind == OutputKind.BUFFER_MUTATION:
                     self.graph.problems.add(f"changes its buffer '{spec.target}'; export the module in eval mode")
-            elif isinstance(value, Value) and spec.arg.name not in self.graph.output_names:
-                self.graph.add_result(spec.arg.name, value)
+                continue
+            name = next(named) or spec.arg.name
+            if isinstance(value, Value) and name not in self.graph.output_names:
+                self.graph.add_result(name, value)
+
+    def _result_names(self) -> Iterator[str]:
+        """The keys of results that the module returns as a dict, "" for others."""
+        tree = self.program.call_spec.out_spec
+        found = tree.unflatten(range(tree.num_leaves)) if tree is not None else None
+        if isinstance(found, dict) and list(found.values()) == list(range(len(found))):
+            yield from (key if isinstance(key, str) else "" for key in found)
+        yield from itertools.repeat("")
 
     # -- operators ---------------------------------------------------------------------------------------
 
     def _call(self, node: torch.fx.Node) -> Any:
         known = node.meta.get("val")
         if isinstance(known, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)):
-            return _number(known)
+            return self._open(known)
+        if _name(node.target) in _CHECKS:
+            return None
         arguments, keywords = self._look_up(node.args), self._look_up(node.kwargs)
         if node.target is operator.getitem:
             found = None if arguments[0] is None else arguments[0][arguments[1]]
@@ -114,23 +154,22 @@ class _Reader:
         inputs = [value for value in _leaves([arguments, list(keywords.values())]) if isinstance(value, Value)]
         described = f"'{node.name}' ({_name(node.target)}{_module(node)})"
         with self.graph.problems.at(described, [value.shape for value in inputs]):
-            if _name(node.target) not in CONVERTERS and not (inputs and all(v.array is not None for v in inputs)):
+            if _converter(node.target) is None and not _is_foldable(node.target, inputs):
                 raise Unsupported(
                     f"operator {_name(node.target)} has no counterpart in Caffe", "cut the module before it"
                 )
             if any(self.values.get(n) is None for n in node.all_input_nodes):
                 return self._stand_in(known)
             self.builder.begin(_layer_name(node), described)
-            made = self._made(node, arguments, keywords, inputs)
-            self._check(made, known)
-            return made
+            return self._checked(self._made(node, arguments, keywords, inputs), known)
         return self._stand_in(known)
 
     def _made(self, node: torch.fx.Node, arguments: Any, keywords: Any, inputs: list[Value]) -> Any:
-        if all(value.array is not None for value in inputs):
+        if _is_foldable(node.target, inputs):
             return self._folded(node, arguments, keywords)
+        converter = _converter(node.target)
         try:
-            return CONVERTERS[_name(node.target)](self.builder, *arguments, **keywords)
+            return converter(self.builder, *arguments, **keywords)
         except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, AttributeError) as error:
             raise Unsupported(f"is called in a way that is not supported: {error}") from error
 
@@ -139,7 +178,7 @@ class _Reader:
         known = node.meta.get("val")
         if not isinstance(known, torch.Tensor):
             raise Unsupported("makes several values of constants")
-        self.builder.charge(math.prod(_shape(known)), known.element_size())
+        self.builder.charge(math.prod(self._shape(known)), known.element_size())
         constants = {key: value for key, value in keywords.items() if key not in ("device", "layout", "pin_memory")}
         with torch.no_grad():
             found = node.target(*_tensors(arguments), **_tensors(constants))  # type: ignore[operator]
@@ -148,27 +187,53 @@ class _Reader:
     def _stand_in(self, known: Any) -> Any:
         """A value of the shape torch found, so that what follows a problem is read too."""
         if isinstance(known, torch.Tensor):
-            shape = _shape(known)
+            shape = tuple(self._open(size) or 0 for size in known.shape)
             return Value("", shape) if shape and min(shape) > 0 else None
         return [self._stand_in(part) for part in known] if isinstance(known, (list, tuple)) else None
 
     def _look_up(self, found: Any) -> Any:
         return torch.fx.node.map_arg(found, lambda node: self.values.get(node))
 
-    def _check(self, made: Any, known: Any) -> None:
-        if isinstance(made, Value) and isinstance(known, torch.Tensor) and made.shape != _shape(known):
-            raise Unsupported(f"gives a value of shape {_shape(known)}, here {made.shape}")
+    def _checked(self, made: Any, known: Any) -> Any:
+        """What was made, in the shapes torch knows; a size on which data decide becomes that of what was made."""
+        if isinstance(known, (list, tuple)):
+            made = made if isinstance(made, list) else [made]
+            return [self._checked(part, wanted) for part, wanted in itertools.zip_longest(made, known)]
+        if isinstance(made, list) and len(made) == 1:
+            made = made[0]
+        if not isinstance(made, Value) or not isinstance(known, torch.Tensor):
+            return made
+        if len(made.shape) == len(known.shape):
+            for size, found in zip(known.shape, made.shape):
+                if isinstance(size, torch.SymInt) and size.node.hint is None and size.node.expr.is_symbol:
+                    self.rows.setdefault(size.node.expr, found)
+        shape = self._shape(known)
+        if made.shape == shape:
+            return made
+        if made.made_by("layer") is None or math.prod(made.shape) != math.prod(shape):
+            raise Unsupported(f"gives a value of shape {shape}, here {made.shape}")
+        return self.builder.reshape(made, shape)
 
+    def _shape(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        return tuple(int(self._number(size)) for size in tensor.shape)
 
-def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    return tuple(int(_number(size)) for size in tensor.shape)
+    def _number(self, found: Any) -> Any:
+        """A size; where it is left open the one the program was exported with, or that of what was made of data."""
+        if not isinstance(found, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return found
+        if found.node.hint is not None:
+            return found.node.hint
+        value = found.node.expr.subs(self.rows)
+        if not (value.is_number or value.is_Boolean):
+            raise Unsupported(f"has a size, {found}, on which data decide", "end the program before it")
+        return bool(value) if isinstance(found, torch.SymBool) else int(value)
 
-
-def _number(found: Any) -> Any:
-    """A size, where it is left open the one the program was exported with."""
-    if isinstance(found, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return found.node.hint if found.node.hint is not None else int(found)
-    return found
+    def _open(self, found: Any) -> Any:
+        """A number that is computed; None for one on which data decide that nothing here depends on."""
+        try:
+            return self._number(found)
+        except Unsupported:
+            return None
 
 
 def _leaves(found: Any) -> list[Any]:

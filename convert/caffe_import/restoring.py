@@ -7,20 +7,16 @@ with a digest of the nodes; where a tool has changed the nodes since, they are r
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
-from caffe_bridge import schema
 from caffe_bridge.convert.caffe_import.dialects import Dialect
-from caffe_bridge.convert.caffe_import.problems import Unsupported
+from caffe_bridge.convert.caffe_import.whole_layers import may_be_restored
 from caffe_bridge.convert.onnx_export import exported_types, origins
-from caffe_bridge.errors import CaffeError
-from caffe_bridge.layers.base import Shape
-from caffe_bridge.net import Net
 
 
 @dataclass(frozen=True)
@@ -31,27 +27,6 @@ class Layer:
     bottoms: Sequence[str]
     tops: Sequence[str]
     blobs: Sequence[tuple[str, Sequence[int]]]
-
-    def top_shapes(self, bottom_shapes: Sequence[Shape], blobs: Sequence[np.ndarray]) -> list[Shape]:
-        """The tops' shapes. Raises Unsupported where the layer does not accept the bottoms or the weights."""
-        net = schema.NetParameter()
-        for i, shape in enumerate(bottom_shapes):
-            entry = net.layer.add(name=f"bottom{i}", type="Input", top=[f"bottom{i}"])
-            entry.input_param.shape.add(dim=shape)
-        layer = net.layer.add()
-        layer.CopyFrom(self.param)
-        del layer.bottom[:]
-        del layer.top[:]
-        layer.bottom.extend(f"bottom{i}" for i in range(len(bottom_shapes)))
-        layer.top.extend(f"top{i}" for i in range(len(self.tops)))
-        try:
-            built = Net(net)
-        except CaffeError as error:
-            raise Unsupported(str(error)) from error
-        found = [tuple(parameter.shape) for parameter in built.params.get(layer.name, ())]
-        if found != [blob.shape for blob in blobs]:
-            raise Unsupported(f"has weights {[blob.shape for blob in blobs]}, not {found}")
-        return [built.graph.shapes[top] for top in layer.top]
 
 
 class Layers:
@@ -70,7 +45,7 @@ class Layers:
             readers.update(dict.fromkeys(node.input, node.name))
         known = exported_types()
         for origin, digest in found:
-            if not _may_be_restored(origin.param, dialect, known):
+            if not may_be_restored(origin.param, known) or not dialect.expresses(origin.param):
                 continue
             if origins.digest(origin.nodes, origins.constants_of(origin, arrays)) != digest:
                 continue
@@ -87,12 +62,3 @@ class Layers:
     def covers(self, proto: onnx.NodeProto) -> bool:
         """Whether the node belongs to a restored layer."""
         return proto.name in self._covered
-
-
-def _may_be_restored(param: Any, dialect: Dialect, known: Container[str]) -> bool:
-    """Only what is exported comes back: no layer that reads files, whatever the metadata say."""
-    type_ = param.type
-    if type_ == "Python":
-        type_ = f"{param.python_param.module}.{param.python_param.layer}"
-    floor = param.pooling_param.round_mode == schema.PoolingParameter.FLOOR
-    return type_ in known and dialect.has(param.type) and (dialect.floor or not floor)

@@ -120,9 +120,9 @@ def _scale_after(net: Net, wiring: Wiring, index: int) -> int | None:
 
 
 def _source(net: Net, code: ModuleSource, steps: Sequence[str], inputs: list[str], outputs: dict[str, str]) -> str:
-    parts, mentioned = source_of(code.used)
+    parts = source_of(code.used)
     text = "\n".join([*code.setup, *steps, *parts])
-    imports = ["import math"] if "math" in mentioned or "math." in text else []
+    imports = [f"import {name}" for name in ("functools", "math") if re.search(rf"\b{name}\.", text)]
     torch_imports = ["import torch"] if re.search(r"\btorch\.", text) else []
     torch_imports += ["import torch.nn.functional as F"] if re.search(r"\bF\.", text) else []
     lines = [
@@ -138,6 +138,7 @@ def _source(net: Net, code: ModuleSource, steps: Sequence[str], inputs: list[str
         "from torch import Tensor, nn",
         "",
     ]
+    lines += _layers(code.notes)
     for part in parts:
         lines += ["", part, ""]
     given = ", ".join(f"{variable}: Tensor" for variable in inputs)
@@ -157,6 +158,19 @@ def _source(net: Net, code: ModuleSource, steps: Sequence[str], inputs: list[str
         pairs = [f"{literal(blob)}: {variable}" for blob, variable in outputs.items()]
         lines += ["        return {", *(f"            {pair}," for pair in pairs), "        }"]
     return "\n".join([*lines, "", "", LOAD])
+
+
+def _layers(notes: dict[str, str]) -> list[str]:
+    """The table of the layers that exported programs keep as operators."""
+    if not notes:
+        return []
+    lines = ["# Layers that programs made by torch.export keep whole, for who makes a Caffe net of them."]
+    lines += ["LAYERS = {"]
+    for key, text in notes.items():
+        lines.append(f"    {literal(key)}: (")
+        lines += [f"        {literal(line)}" for line in text.splitlines(keepends=True)]
+        lines.append("    ),")
+    return ["", *lines, "}", ""]
 
 
 def _title(net: Net) -> str:

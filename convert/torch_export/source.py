@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from caffe_bridge import schema, text_format
 from caffe_bridge.convert.torch_export.parts import parts
 from caffe_bridge.convert.torch_export.registry import WrittenLayer
 
 WIDTH = 120
 _LONGEST = 80
 _MODULE_NAMES = {*dir(nn.Module()), "training"}
-_VARIABLE_NAMES = {"self", "torch", "nn", "F", "math", "Tensor"}
+_VARIABLE_NAMES = {"LAYERS", "functools", "self", "torch", "nn", "F", "math", "Tensor"}
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class ModuleSource:
         setup: the lines of `__init__`.
         tensors: state dict key to values; a parameter that several submodules share is there once.
         used: names of the parts that the source uses.
+        notes: definitions of layers, by the keys under which the source has them in its table LAYERS.
     """
 
     def __init__(self) -> None:
         self.setup: list[str] = []
         self.tensors: dict[str, torch.Tensor] = {}
         self.used: set[str] = set()
+        self.notes: dict[str, str] = {}
         self._modules: set[str] = set()
         self._layer = ""
         self._stored: dict[tuple[tuple[str, int], tuple[int, ...]], str] = {}
@@ -79,6 +82,24 @@ class ModuleSource:
         self.used.add(name)
         return name
 
+    def note(self, node: WrittenLayer, bottoms: int | None = None) -> str:
+        """Put the layer's definition into the file; returns the expression that reads it.
+
+        Operators of exported programs carry it (parts/operators.py). `bottoms` is how many of them the operator takes,
+        all if not given.
+        """
+        param = schema.LayerParameter()
+        param.CopyFrom(node.layer.param)
+        for field in ("blobs", "param", "include", "exclude", "phase", "loss_weight", "propagate_down"):
+            param.ClearField(field)
+        del param.bottom[bottoms if bottoms is not None else len(param.bottom) :]
+        key, number = node.name, 1
+        while key in self.notes:
+            number += 1
+            key = f"{node.name} ({number})"
+        self.notes[key] = text_format.format(param)
+        return f"LAYERS[{literal(key)}]"
+
     def _store(self, key: str, weight: Weight) -> None:
         if weight.blob is not None:
             place = (weight.blob, tuple(weight.values.shape))
@@ -101,14 +122,20 @@ def bias_of(node: WrittenLayer, index: int = 1) -> dict[str, Weight]:
 
 
 def call(function: str, *arguments: Any, **keywords: Any) -> str:
-    """A call with numbers, strings and tuples of them as arguments; keywords that are None are left out."""
+    """A call with numbers, strings, expressions and tuples of them; keywords that are None are left out."""
     given = [literal(argument) for argument in arguments]
     given += [f"{key}={literal(value)}" for key, value in keywords.items() if value is not None]
     return f"{function}({', '.join(given)})"
 
 
+class Expression(str):
+    """Source that stands as it is where `call` writes a value."""
+
+
 def literal(value: Any) -> str:
     """Source of a number, string, flag or (nested) tuple or list; single precision numbers as short as they can be."""
+    if isinstance(value, Expression):
+        return str(value)
     if isinstance(value, (tuple, list)):
         inner = ", ".join(literal(item) for item in value)
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' * (len(value) == 1)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from caffe_bridge import schema
 from caffe_bridge.convert.caffe_import.aten.registry import CONVERTERS, Converter, converts
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Value
@@ -50,6 +51,16 @@ def relu6(b: Builder, x: Value) -> Value:
 def hardtanh(b: Builder, x: Value, low: float = -1, high: float = 1) -> Value:
     """Limits."""
     return b.clip(x, low, high)
+
+
+@converts("gt")
+def gt(b: Builder, x: Value, other: Any) -> Value:
+    """1 where values are above a number, else 0."""
+    if isinstance(other, Value):
+        raise Unsupported("compares two tensors", "compare with a number")
+    param = schema.LayerParameter(type="Threshold")
+    param.threshold_param.threshold = other
+    return b.add_layer(param, 1, [x])[0]
 
 
 @converts("clamp", "clip")

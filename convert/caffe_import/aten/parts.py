@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from caffe_bridge import schema
 from caffe_bridge.convert.caffe_import import resampling
 from caffe_bridge.convert.caffe_import.aten.registry import converts, several
 from caffe_bridge.convert.caffe_import.builder import Builder
@@ -62,13 +63,21 @@ def index_select(b: Builder, x: Value, dim: int, index: Value) -> Value:
 
 @converts("index")
 def index(b: Builder, x: Value, indices: Sequence[Any]) -> Value:
-    """Constant positions along one axis."""
+    """Constant positions along one axis, or computed ones along the first: BatchReindex."""
     given = [(axis, value) for axis, value in enumerate(indices) if value is not None]
     if len(given) != 1:
         raise Unsupported("indexes several axes at once", "index one after the other")
     axis, value = given[0]
+    if value.array is None and axis == 0 and len(value.shape) == 1 and not _is_mask(value):
+        return b.add_layer(schema.LayerParameter(type="BatchReindex"), 1, [x, value])[0]
     array = value.constant("an index")
     return b.take(x, axis, np.nonzero(array)[0] if array.dtype == bool and array.ndim == 1 else array)
+
+
+def _is_mask(value: Value) -> bool:
+    """Whether a value says yes or no: it comes from a comparison."""
+    maker = value.made_by("layer")
+    return maker is not None and maker["param"].type == "Threshold"
 
 
 @converts("flip")

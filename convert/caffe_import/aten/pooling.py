@@ -84,8 +84,9 @@ for _operator, _kind in _REDUCTIONS.items():
 
 @converts("max")
 def largest(b: Builder, x: Value, other: Any = None, keepdim: bool = False) -> Any:
-    """The larger of two values, or the largest along an axis, without its position."""
-    return _extreme("max", b, x, other, keepdim)
+    """The larger of two values, or the largest along an axis and its position."""
+    found = _extreme("max", b, x, other, keepdim)
+    return [found[0], argmax(b, x, other, keepdim)] if isinstance(found, list) else found
 
 
 def _extreme(kind: str, b: Builder, x: Value, other: Any, keepdim: bool) -> Any:

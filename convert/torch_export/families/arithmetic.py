@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import ModuleSource, call, literal
+from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, call, literal
 from caffe_bridge.layers.base import canonical_axis
 
 
@@ -53,9 +53,8 @@ def argmax(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> st
     axis = None if layer.axis is None else canonical_axis(layer.axis, len(node.bottoms[0]))
     top_k = layer.top_k if layer.top_k != 1 else None
     with_values = layer.with_values or None
-    options = {"top_k": top_k, "axis": axis, "with_values": with_values}
-    given = [f"{name}={literal(value)}" for name, value in options.items() if value is not None]
-    return f"{code.part('argmax')}({', '.join([bottoms[0], *given])})"
+    x, note = Expression(bottoms[0]), Expression(code.note(node))
+    return call(code.part("argmax"), x, top_k=top_k, axis=axis, with_values=with_values, layer=note)
 
 
 @writes("BatchReindex")
@@ -67,9 +66,9 @@ def batch_reindex(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]
 @writes("Filter")
 def filter_(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """Indexing by a mask."""
-    *filtered, selector = bottoms
-    tops = [f"{bottom}[{selector}.flatten() != 0]" for bottom in filtered]
-    return tops[0] if len(tops) == 1 else f"({', '.join(tops)})"
+    *filtered, selector = map(Expression, bottoms)
+    tops = call(code.part("filter_rows"), filtered, selector, layer=Expression(code.note(node)))
+    return tops if len(filtered) > 1 else f"{tops}[0]"
 
 
 @writes("Softmax")

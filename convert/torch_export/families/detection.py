@@ -8,7 +8,7 @@ import numpy as np
 
 from caffe_bridge.config import cfg
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import ModuleSource, call, literal
+from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, call
 from caffe_bridge.layers import torch_image_transform
 
 
@@ -16,29 +16,29 @@ from caffe_bridge.layers import torch_image_transform
 def prior_box(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """Boxes of the sizes at hand."""
     layer = node.layer
-    options = {
-        "sizes": [tuple(float(side) for side in size) for size in layer.sizes],
-        "variances": list(layer.variances),
-        "offset": layer.offset,
-        "clip": layer.clip,
-        "image_size": layer.image_size,
-        "step": layer.step,
-    }
-    given = [f"{name}={_exact(value)}" for name, value in options.items() if value is not None]
-    return f"{code.part('prior_boxes')}({', '.join([*bottoms, *given])})"
-
-
-def _exact(value: object) -> str:
-    """Numbers as they are: PriorBox computes in double precision."""
-    return repr(value)
+    widths, heights = ([float(side) for side in sides] for sides in zip(*layer.sizes))
+    # PriorBox computes in double precision: its numbers are not to be shortened to those of single precision.
+    return call(
+        code.part("prior_boxes"),
+        *map(Expression, bottoms),
+        widths=Expression(repr(widths)),
+        heights=Expression(repr(heights)),
+        variances=Expression(repr(list(layer.variances))),
+        offset=Expression(repr(layer.offset)),
+        clip=layer.clip,
+        image_size=layer.image_size,
+        step=None if layer.step is None else Expression(repr(layer.step)),
+        layer=Expression(code.note(node)),
+    )
 
 
 @writes("DetectionOutput")
 def detection_output(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """Decoding, suppression for each class, the best of each image."""
     layer = node.layer
-    made = call(
-        code.part("SSDDetections"),
+    return call(
+        code.part("ssd_detections"),
+        *map(Expression, bottoms[:3]),
         layer.classes,
         background=layer.background or None,
         share_location=None if layer.share_location else False,
@@ -49,8 +49,8 @@ def detection_output(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[s
         threshold=layer.nms_threshold,
         eta=layer.eta if layer.eta != 1 else None,
         keep=layer.keep_top_k if layer.keep_top_k != -1 else None,
+        layer=Expression(code.note(node, bottoms=3)),
     )
-    return code.module(made, *bottoms[:3])
 
 
 @writes("YoloDetectionOutput", "Yolov3DetectionOutput")
@@ -58,14 +58,16 @@ def yolo_output(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) 
     """Decoding, and one suppression for all."""
     layer, third = node.layer, node.type == "Yolov3DetectionOutput"
     anchors = layer.anchors if third else [layer.anchors] * len(bottoms)
-    made = call(
-        code.part("YoloDetections"),
-        [[tuple(pair) for pair in each.tolist()] for each in anchors],
+    return call(
+        code.part("yolo_detections"),
+        [Expression(bottom) for bottom in bottoms],
+        [side for each in anchors for pair in each.tolist() for side in pair],
+        [len(each) for each in anchors],
         layer.confidence,
         layer.nms_threshold,
         every_class=third or None,
+        layer=Expression(code.note(node)),
     )
-    return code.module(made, *bottoms)
 
 
 @writes("ROIPooling")
@@ -81,16 +83,17 @@ def roi_warping(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) 
 
 
 def _pooled(code: ModuleSource, part: str, node: WrittenLayer, bottoms: Sequence[str]) -> str:
-    layer = node.layer
-    return f"{code.part(part)}({', '.join(bottoms)}, {tuple(layer.pooled_size)}, {literal(layer.spatial_scale)})"
+    layer, note = node.layer, Expression(code.note(node))
+    size = tuple(layer.pooled_size)
+    return call(code.part(part), *map(Expression, bottoms), size, layer.spatial_scale, layer=note)
 
 
 @writes("PSROIPooling")
 def psroi_pooling(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """The mean of each bin, over channels of its own."""
-    layer = node.layer
-    size = f"{layer.output_dim}, {layer.group_size}, {literal(layer.spatial_scale)}"
-    return f"{code.part('psroi_pooling')}({', '.join(bottoms)}, {size})"
+    layer, note = node.layer, Expression(code.note(node))
+    settings = (layer.output_dim, layer.group_size, layer.spatial_scale)
+    return call(code.part("psroi_pooling"), *map(Expression, bottoms), *settings, layer=note)
 
 
 @writes("Proposal")
@@ -100,43 +103,43 @@ def proposal(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> 
     made = call(
         code.part("Proposals"),
         _rows(layer.anchors.numpy()),
+        ("rois", "scores")[: len(node.tops)],
         layer.stride,
         layer.min_size,
         layer.before,
         layer.after,
         layer.threshold,
         drop_small=False,
+        layer=Expression(code.note(node)),
     )
-    return f"{code.module(made, *bottoms)}{'[:2]' if len(node.tops) > 1 else '[0]'}"
+    return code.module(made, *bottoms)
 
 
 @writes("rpn.proposal_layer.ProposalLayer")
 def rpn_proposal_layer(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """As Proposal, with the settings of cfg.TEST."""
-    top = _test_proposals(code, node, bottoms)
-    if len(node.tops) == 1:
-        return f"{top}[0]"
-    return f"(lambda rois, scores, _: (rois, scores[:, None]))(*{top})"
+    return _test_proposals(code, node, bottoms, "score_column")
 
 
 @writes("pylayer.proposal_layer.ProposalLayer")
 def mnc_proposal_layer(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """As Proposal, with the settings of cfg.TEST."""
-    top = _test_proposals(code, node, bottoms)
-    return f"{top}[::2]" if len(node.tops) > 1 else f"{top}[0]"
+    return _test_proposals(code, node, bottoms, "numbers")
 
 
-def _test_proposals(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
+def _test_proposals(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str], second: str) -> str:
     settings = cfg.TEST
     made = call(
         code.part("Proposals"),
         _rows(node.layer.anchors),
+        ("rois", second)[: len(node.tops)],
         node.layer.stride,
         settings.RPN_MIN_SIZE,
         settings.RPN_PRE_NMS_TOP_N,
         settings.RPN_POST_NMS_TOP_N,
         settings.RPN_NMS_THRESH,
         inclusive=None if cfg.USE_GPU_NMS else True,
+        layer=Expression(code.note(node)),
     )
     return code.module(made, *bottoms)
 
@@ -155,7 +158,7 @@ def mask_layer(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -
 @writes("pylayer.stage_bridge_layer.StageBridgeLayer")
 def stage_bridge_layer(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """RoIs moved by the outputs of their best class."""
-    return f"{code.part('refine_rois')}({', '.join(bottoms)})"
+    return call(code.part("refine_rois"), *map(Expression, bottoms), layer=Expression(code.note(node)))
 
 
 @writes("transform.torch_image_transform_layer.TorchImageTransformLayer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import ModuleSource, Weight, bias_of, blob, call, side
+from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, Weight, bias_of, blob, call, side
 from caffe_bridge.layers.base import canonical_axis
 
 
@@ -93,4 +93,5 @@ def im2col(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> st
     """Windows of the image, as Tensor.unfold takes them."""
     layer = node.layer
     geometry = [tuple(values) for values in (layer.kernel, layer.stride, layer.pad, layer.dilation)]
-    return f"{code.part('im2col')}({bottoms[0]}, {', '.join(map(str, geometry))}, axis={layer.axis})"
+    x, note = Expression(bottoms[0]), Expression(code.note(node))
+    return call(code.part("im2col"), x, *geometry, axis=layer.axis, layer=note)

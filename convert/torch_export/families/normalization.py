@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import ModuleSource, Weight, blob, call, literal
+from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, Weight, blob, call, literal
 from caffe_bridge.layers.base import canonical_axis
 from caffe_bridge.layers.bn import SegNetBN
 
@@ -65,9 +65,9 @@ def bn(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     scale, shift = (blob(node, i, (channels,)) for i in range(2))
     if not layer.learns:
         return code.module(call(code.part("Scale"), (channels,), trailing=2), x, weight=scale, bias=shift)
-    made = call(code.part("BatchStatisticsNorm"), channels, eps=layer.EPS)
-    top = code.module(made, x, weight=scale, bias=shift)
-    return {1: f"{top}[0]", 2: f"{top}[:2]", 3: top}[layer.count]
+    note = Expression(code.note(node))
+    made = call(code.part("BatchStatisticsNorm"), channels, eps=layer.EPS, count=layer.count, layer=note)
+    return code.module(made, x, weight=scale, bias=shift)
 
 
 @writes("Scale")

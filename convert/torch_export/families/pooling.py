@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import ModuleSource, call, side
+from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, call, side
 from caffe_bridge.layers.pooling import Windows
 
 _METHODS = {0: "Max", 1: "Avg", 2: "Stochastic"}
@@ -21,9 +21,11 @@ def pooling(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> s
         return code.module(f"nn.Adaptive{method}Pool2d(1)", *bottoms)
     if layer.masked:
         geometry = _geometry(windows) if not layer.whole_image else {}
+        geometry["layer"] = Expression(code.note(node))
         return code.module(_made(code, "MaxPool2dWithMask", windows, geometry, layer.whole_image), *bottoms)
     if method == "Stochastic":
-        return code.module(_made(code, "StochasticPool2d", windows, _geometry(windows), layer.whole_image), *bottoms)
+        geometry = _geometry(windows) if not layer.whole_image else {}
+        return code.module(_made(code, "StochasticPool2d", windows, geometry, layer.whole_image), *bottoms)
     if _torch_pools_alike(windows):
         own = {"stride": side(windows.stride), "padding": side(windows.pad, 0), "ceil_mode": windows.ceil or None}
         if own["stride"] == side(windows.kernel):
@@ -33,9 +35,7 @@ def pooling(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> s
 
 
 def _made(code: ModuleSource, part: str, windows: Windows, geometry: dict[str, Any], whole_image: bool) -> str:
-    if whole_image:
-        return call(code.part(part), None)
-    return call(code.part(part), tuple(windows.kernel), **geometry)
+    return call(code.part(part), None if whole_image else tuple(windows.kernel), **geometry)
 
 
 def _geometry(windows: Windows) -> dict[str, Any]:

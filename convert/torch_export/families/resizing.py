@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import ModuleSource
+from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, call
 
 
 @writes("Interp")
@@ -24,14 +24,16 @@ def interp(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> st
 def upsample(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """nn.Upsample for YOLO's repetition of cells; SegNet's unpooling."""
     if node.layer.unpools:
-        return f"{code.part('unpool')}({bottoms[0]}, {bottoms[1]}, {tuple(node.layer.size)})"
+        size, note = tuple(node.layer.size), Expression(code.note(node))
+        return call(code.part("unpool"), *map(Expression, bottoms[:2]), size, layer=note)
     return code.module(f"nn.Upsample(scale_factor={node.layer.scale})", *bottoms)
 
 
 @writes("MaskResize")
 def mask_resize(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """Bilinear sampling without half-pixel offsets."""
-    return f"{code.part('mask_resize')}({bottoms[0]}, {tuple(node.layer.size)})"
+    size, note = tuple(node.layer.size), Expression(code.note(node))
+    return call(code.part("mask_resize"), Expression(bottoms[0]), size, layer=note)
 
 
 @writes("MaskPooling")

@@ -1,13 +1,16 @@
 """Modules and functions that converted nets take along where PyTorch has no layer that computes what Caffe's does.
 
-Every file here stands alone: it imports torch and Python's own modules, and a part uses other parts by their bare
-names. `source_of` writes out the parts a net uses, with all they need.
+Every file here needs torch and Python's own modules alone, and a part uses other parts by their bare names.
+`source_of` writes out the parts a net uses, with all they need. Functions that torch.export cannot look into, or from
+which nobody could tell Caffe's layer afterwards, stay operators of their own in exported programs (operators.py).
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import importlib
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +32,15 @@ def parts() -> dict[str, Part]:
         text = path.read_text(encoding="utf-8")
         for node in ast.parse(text).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                source = ast.get_source_segment(text, node)
-                assert source is not None
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                source = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
                 names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
                 found[node.name] = Part(source, frozenset(names))
     return found
 
 
-def source_of(names: Iterable[str]) -> tuple[list[str], set[str]]:
-    """The sources of parts and of all parts they use, used ones first; and the other names they mention."""
+def source_of(names: Iterable[str]) -> list[str]:
+    """The sources of parts and of all parts they use, used ones first."""
     known, done = parts(), dict[str, None]()
 
     def add(name: str) -> None:
@@ -48,5 +51,11 @@ def source_of(names: Iterable[str]) -> tuple[list[str], set[str]]:
 
     for name in sorted(names):
         add(name)
-    mentioned = set().union(*(known[name].names for name in done)) if done else set()
-    return [known[name].source for name in done], mentioned - set(known)
+    return [known[name].source for name in done]
+
+
+@functools.cache
+def define_operators() -> None:
+    """Make the operators torch.ops.caffe known to torch, which programs with such functions need to be loaded."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")

@@ -7,7 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from caffe_bridge.convert.torch_export.parts.operators import caffe_operator, rows_of_data
 
+
+@caffe_operator("(Tensor x, int top_k=1, int? axis=None, bool with_values=False) -> Tensor")
 def argmax(x, top_k=1, axis=None, with_values=False):
     """Places of the largest values, or with an axis the values; of equal values the last comes first.
 
@@ -23,6 +26,7 @@ def argmax(x, top_k=1, axis=None, with_values=False):
     return rows.reshape(*rows.shape, *[1] * (x.ndim - 3))
 
 
+@caffe_operator("(Tensor x, int[] kernel, int[] stride, int[] pad, int[] dilation, int axis) -> Tensor")
 def im2col(x, kernel, stride, pad, dilation, axis):
     """The patches that a convolution multiplies, side by side as channels."""
     extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
@@ -53,3 +57,14 @@ def cells_to_channels(x, stride):
     n, channels, height, width = x.shape
     blocks = x.reshape(n, channels // stride**2, height, stride, width, stride).permute(0, 3, 5, 1, 2, 4)
     return blocks.reshape(n, channels * stride**2, height // stride, width // stride)
+
+
+def empty_rows(blobs, selector):
+    count = rows_of_data()
+    return [blob.new_empty(count, *blob.shape[1:]) for blob in blobs]
+
+
+@caffe_operator("(Tensor[] blobs, Tensor selector) -> Tensor[]", empty_rows)
+def filter_rows(blobs, selector):
+    """The items of each blob for which the selector, one number an item, is not 0."""
+    return [blob[selector.flatten() != 0] for blob in blobs]

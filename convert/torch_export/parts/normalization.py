@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from caffe_bridge.convert.torch_export.parts.operators import caffe_operator
+
 
 class Scale(nn.Module):
     """A learned factor and term; their shape has `trailing` axes less than the input, which they spread over."""
@@ -22,18 +24,28 @@ class Scale(nn.Module):
         return x if self.bias is None else x + self.bias.reshape(shape)
 
 
-class BatchStatisticsNorm(nn.Module):
-    """Batch normalisation by the batch's own statistics; returns them too, (1, C, 1, 1) each."""
+@caffe_operator(
+    "(Tensor x, Tensor[] weights, float eps) -> (Tensor, Tensor, Tensor)",
+    lambda x, *_, **__: (torch.empty_like(x), *(x.new_empty(1, x.shape[1], 1, 1) for _ in range(2))),
+)
+def batch_statistics_norm(x, weights, eps):
+    """Batch normalisation by the batch's own statistics; returns mean and variance too, (1, C, 1, 1) each."""
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+    return F.batch_norm(x, None, None, weights[0], weights[1], True, 0.0, eps), mean, variance
 
-    def __init__(self, channels, eps):
+
+class BatchStatisticsNorm(nn.Module):
+    """Batch normalisation by the batch's own statistics; returns the first so many of top, mean and variance."""
+
+    def __init__(self, channels, eps, count=1, layer=""):
         super().__init__()
-        self.eps = eps
+        self.eps, self.count, self.layer = eps, count, layer
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x):
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
-        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps), mean, variance
+        found = batch_statistics_norm(x, weights=[self.weight, self.bias], eps=self.eps, layer=self.layer)
+        return found[0] if self.count == 1 else found[: self.count]
 
 
 class LocalResponseNormWithin(nn.Module):

@@ -9,12 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from caffe_bridge.convert.torch_export.parts.operators import caffe_operator, rows_of_data
+
 
 def round_away(values):
     """Rounding of halves away from zero."""
     return values.sign() * (values.abs() + 0.5).floor()
 
 
+def empty_regions(features, rois, size, *_):
+    return features.new_empty(rois.shape[0], features.shape[1], *size)
+
+
+@caffe_operator("(Tensor features, Tensor rois, int[] size, float scale) -> Tensor", empty_regions)
 def roi_pooling(features, rois, size, scale):
     """Maxima of a grid of bins over each RoI, (R, C, *size); bins outside the map are 0."""
     rois = rois.flatten(1)
@@ -41,6 +48,11 @@ def roi_pooling(features, rois, size, scale):
     return top
 
 
+def empty_groups(features, rois, outputs, group, *_):
+    return features.new_empty(rois.shape[0], outputs, group, group)
+
+
+@caffe_operator("(Tensor features, Tensor rois, int outputs, int group, float scale) -> Tensor", empty_groups)
 def psroi_pooling(features, rois, outputs, group, scale):
     """Means of a grid of bins over each RoI, each bin over channels of its own, (R, outputs, group, group)."""
     rois = rois.flatten(1)
@@ -64,6 +76,7 @@ def psroi_pooling(features, rois, outputs, group, scale):
     return top
 
 
+@caffe_operator("(Tensor features, Tensor rois, int[] size, float scale) -> Tensor", empty_regions)
 def roi_warping(features, rois, size, scale):
     """Bilinear samples of a grid over each RoI, (R, C, *size); the grid begins at the RoI's near corner."""
     rois = rois.flatten(1)
@@ -117,11 +130,61 @@ def keep_best(boxes, threshold, inclusive=False):
     return torch.stack(kept) if kept else left
 
 
+def empty_proposals(scores, deltas, im_info, anchors, results, *_):
+    count = rows_of_data()
+    shapes = {"rois": (count, 5), "scores": (count,), "score_column": (count, 1), "numbers": (1, count)}
+    return [scores.new_empty(shapes[name]) for name in results]
+
+
+@caffe_operator(
+    "(Tensor scores, Tensor deltas, Tensor im_info, Tensor anchors, str[] results, float stride, float min_size, "
+    "int before, int after, float threshold, bool inclusive, bool drop_small) -> Tensor[]",
+    empty_proposals,
+)
+def proposals(
+    scores, deltas, im_info, anchors, results, stride, min_size, before, after, threshold, inclusive, drop_small
+):
+    """Boxes that a region proposal network makes of its anchors; see `Proposals`."""
+    height, width, *scale = im_info.flatten().tolist()
+    scale = scale[:1] + scale[-1:]
+    count = len(anchors)
+    y, x = (torch.arange(n, dtype=deltas.dtype, device=deltas.device) * stride for n in scores.shape[2:])
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    cells = (anchors + torch.stack([x, y, x, y], -1)[:, :, None]).reshape(-1, 4)
+    moved = decode_boxes(cells, deltas.permute(0, 2, 3, 1).reshape(-1, 4))
+    boxes = clip_boxes(moved, height, width)
+    score = scores[:, count:].permute(0, 2, 3, 1).reshape(-1)
+    least = boxes.new_tensor([scale[-1], scale[0]]) * min_size
+    large = (boxes[:, 2:] - boxes[:, :2] + 1 >= least).all(1)
+    if drop_small:
+        candidates = large.nonzero()[:, 0]
+        if not len(candidates):
+            candidates = score.argmax()[None]
+    else:
+        score, candidates = score * large, torch.arange(len(score), device=score.device)
+    order = candidates[score[candidates].argsort(descending=True, stable=True)]
+    order = order[:before] if before > 0 else order
+    kept = order[keep_best(boxes[order], threshold, inclusive)]
+    kept = kept[:after] if after > 0 else kept
+    chosen = score[kept]
+    made = {
+        "rois": F.pad(boxes[kept], (1, 0)),
+        "scores": chosen,
+        "score_column": chosen[:, None].clone(),
+        "numbers": kept[None].to(boxes.dtype),
+    }
+    return [made[name] for name in results]
+
+
 class Proposals(nn.Module):
-    """Boxes that a region proposal network makes of its anchors, best first: RoIs (n, 5), scores and anchor numbers.
+    """Boxes that a region proposal network makes of its anchors, best first.
+
+    Inputs: probabilities (1, 2 * anchors, H, W), background first, regression outputs (1, 4 * anchors, H, W) and
+    im_info.
 
     Args:
         anchors: (x1, y1, x2, y2) around cell (0, 0) in pixels.
+        results: what to return: "rois" (n, 5), "scores" (n,) or "score_column" (n, 1), anchor "numbers" (1, n).
         stride: pixels per cell.
         min_size: of a side, in pixels of the image before scaling; smaller boxes are dropped.
         before, after: how many boxes go into the suppression and come out of it; 0 or less for all.
@@ -131,37 +194,33 @@ class Proposals(nn.Module):
 
     anchors: torch.Tensor
 
-    def __init__(self, anchors, stride, min_size, before, after, threshold, inclusive=False, drop_small=True):
+    def __init__(
+        self,
+        anchors,
+        results,
+        stride,
+        min_size,
+        before,
+        after,
+        threshold,
+        inclusive=False,
+        drop_small=True,
+        layer="",
+    ):
         super().__init__()
         self.register_buffer("anchors", torch.tensor(anchors), persistent=False)
-        self.stride, self.min_size, self.before, self.after = stride, min_size, before, after
-        self.threshold, self.inclusive, self.drop_small = threshold, inclusive, drop_small
+        self.results, self.layer = results, layer
+        self.settings = (stride, min_size, before, after, threshold, inclusive, drop_small)
 
     def forward(self, scores, deltas, im_info):
-        height, width, *scale = im_info.flatten().tolist()
-        scale = scale[:1] + scale[-1:]
-        count = len(self.anchors)
-        y, x = (torch.arange(n, dtype=deltas.dtype, device=deltas.device) * self.stride for n in scores.shape[2:])
-        y, x = torch.meshgrid(y, x, indexing="ij")
-        cells = (self.anchors + torch.stack([x, y, x, y], -1)[:, :, None]).reshape(-1, 4)
-        moved = decode_boxes(cells, deltas.permute(0, 2, 3, 1).reshape(-1, 4))
-        boxes = clip_boxes(moved, height, width)
-        score = scores[:, count:].permute(0, 2, 3, 1).reshape(-1)
-        least = boxes.new_tensor([scale[-1], scale[0]]) * self.min_size
-        large = (boxes[:, 2:] - boxes[:, :2] + 1 >= least).all(1)
-        if self.drop_small:
-            candidates = large.nonzero()[:, 0]
-            if not len(candidates):
-                candidates = score.argmax()[None]
-        else:
-            score, candidates = score * large, torch.arange(len(score), device=score.device)
-        order = candidates[score[candidates].argsort(descending=True, stable=True)]
-        order = order[: self.before] if self.before > 0 else order
-        kept = order[keep_best(boxes[order], self.threshold, self.inclusive)]
-        kept = kept[: self.after] if self.after > 0 else kept
-        return F.pad(boxes[kept], (1, 0)), score[kept], kept[None].to(boxes.dtype)
+        found = proposals(scores, deltas, im_info, self.anchors, self.results, *self.settings, layer=self.layer)
+        return found[0] if len(found) == 1 else found
 
 
+@caffe_operator(
+    "(Tensor rois, Tensor outputs, Tensor scores, Tensor im_info) -> Tensor",
+    lambda rois, *_: torch.empty_like(rois),
+)
 def refine_rois(rois, outputs, scores, im_info):
     """RoIs moved by the regression outputs of their best class."""
     rows = torch.arange(len(outputs), device=outputs.device)

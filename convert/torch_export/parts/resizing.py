@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from caffe_bridge.convert.torch_export.parts.operators import caffe_operator
+
 
 def resize_by_factors(x, shrink, zoom):
     """Bilinear resizing, corners in place, to ((length - 1) // shrink) * zoom + 1 cells along each side."""
@@ -12,6 +14,7 @@ def resize_by_factors(x, shrink, zoom):
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
+@caffe_operator("(Tensor x, Tensor mask, int[] size) -> Tensor", lambda x, mask, size: x.new_empty(*x.shape[:2], *size))
 def unpool(x, mask, size):
     """Planes of zeros of a size (height, width) with values where the mask says; of several at one place the last."""
     place, values = mask.flatten(2).long(), x.flatten(2)
@@ -21,6 +24,7 @@ def unpool(x, mask, size):
     return torch.where(writer >= 0, values.gather(-1, writer.clamp(min=0)), 0).unflatten(2, size)
 
 
+@caffe_operator("(Tensor masks, int[] size) -> Tensor", lambda masks, size: masks.new_empty(*masks.shape[:2], *size))
 def mask_resize(masks, size):
     """Bilinear resizing of [N, C, H, W]: output (i, j) is read at (i * H / height, j * W / width).
 

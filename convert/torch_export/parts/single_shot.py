@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+
+from caffe_bridge.convert.torch_export.parts.operators import caffe_operator, rows_of_data
 
 
-def prior_boxes(features, image, sizes, variances, offset, clip, image_size=None, step=None):
-    """Default boxes (width, height) of `sizes` around every cell, and their variances, (1, 2, 4 * boxes)."""
+def empty_priors(features, image, widths, *_, **__):
+    return features.new_empty(1, 2, 4 * features.shape[2] * features.shape[3] * len(widths))
+
+
+@caffe_operator(
+    "(Tensor features, Tensor image, float[] widths, float[] heights, float[] variances, float offset, bool clip, "
+    "float[]? image_size=None, float[]? step=None) -> Tensor",
+    empty_priors,
+)
+def prior_boxes(features, image, widths, heights, variances, offset, clip, image_size=None, step=None):
+    """Default boxes of these sizes in pixels around every cell, and their variances, (1, 2, 4 * boxes)."""
     image_size = image_size or tuple(image.shape[2:])
     centres = []
     for axis in range(2):
@@ -16,7 +26,7 @@ def prior_boxes(features, image, sizes, variances, offset, clip, image_size=None
         apart = float(single if step is None else torch.tensor(step[axis]))
         centres.append((torch.arange(count, dtype=torch.float32, device=features.device) + offset) * apart)
     y, x = (axis.double() for axis in torch.meshgrid(*centres, indexing="ij"))
-    half = torch.tensor(sizes, dtype=torch.float32, device=features.device).double() / 2
+    half = torch.tensor([widths, heights], dtype=torch.float32, device=features.device).T.double() / 2
     centre = torch.stack([x, y], -1)[:, :, None]
     boxes = torch.cat([centre - half, centre + half], -1)
     boxes = boxes / torch.tensor([*image_size[::-1]] * 2, dtype=torch.float64, device=features.device)
@@ -73,99 +83,104 @@ def detection_rows(rows, batch, like):
     return empty[None, None]
 
 
-class SSDDetections(nn.Module):
+def empty_detections(like):
+    return like.new_empty(1, 1, rows_of_data(), 7)
+
+
+@caffe_operator(
+    "(Tensor codes, Tensor scores, Tensor prior, int classes, int background=0, bool share_location=True, int kind=1, "
+    "bool encoded_variance=False, float? least=None, int top_k=-1, float threshold=0.3, float eta=1.0, int keep=-1) "
+    "-> Tensor",
+    lambda codes, *_, **__: empty_detections(codes),
+)
+def ssd_detections(
+    codes,
+    scores,
+    prior,
+    classes,
+    background=0,
+    share_location=True,
+    kind=1,
+    encoded_variance=False,
+    least=None,
+    top_k=-1,
+    threshold=0.3,
+    eta=1.0,
+    keep=-1,
+):
     """Detections of a batch, (1, 1, n, 7): decoding, suppression for each class, the best of each image.
 
     Inputs: codes (N, boxes * 4), or 4 for each class; probabilities (N, boxes * classes); the default boxes.
     """
-
-    def __init__(
-        self,
-        classes,
-        background=0,
-        share_location=True,
-        kind=1,
-        encoded_variance=False,
-        least=None,
-        top_k=-1,
-        threshold=0.3,
-        eta=1.0,
-        keep=-1,
-    ):
-        super().__init__()
-        self.classes, self.background, self.share_location, self.kind = classes, background, share_location, kind
-        self.encoded_variance, self.least, self.top_k = encoded_variance, least, top_k
-        self.threshold, self.eta, self.keep = threshold, eta, keep
-
-    def forward(self, codes, scores, prior, *_):
-        priors, variances = prior.reshape(2, -1, 4).unbind()
-        variances = None if self.encoded_variance else variances
-        codes = codes.reshape(len(codes), len(priors), -1, 4)
-        scores = scores.reshape(len(scores), len(priors), self.classes)
-        least = torch.finfo(torch.float32).min if self.least is None else self.least
-        rows = []
-        for image in range(len(codes)):
-            found = []
-            for label in range(self.classes):
-                if label == self.background:
-                    continue
-                place = (scores[image, :, label] > least).nonzero()[:, 0]
-                place = place[scores[image, place, label].argsort(descending=True, stable=True)]
-                place = place[: self.top_k] if self.top_k > -1 else place
-                own = codes[image, place, 0 if self.share_location else label]
-                boxes = decode_codes(own, priors[place], None if variances is None else variances[place], self.kind)
-                apart = keep_apart(boxes, self.threshold, self.eta)
-                score = scores[image, place[apart], label]
-                head = torch.stack([torch.full_like(score, image), torch.full_like(score, label), score], 1)
-                found.append(torch.cat([head, boxes[apart]], 1))
-            kept = torch.cat(found) if found else scores.new_zeros(0, 7)
-            if self.keep > -1:
-                best = kept[:, 2].argsort(descending=True, stable=True)[: self.keep]
-                kept = kept[best.sort().values]
-            rows.append(kept)
-        return detection_rows(rows, len(codes), scores)
+    priors, variances = prior.reshape(2, -1, 4).unbind()
+    variances = None if encoded_variance else variances
+    codes = codes.reshape(len(codes), len(priors), -1, 4)
+    scores = scores.reshape(len(scores), len(priors), classes)
+    least = torch.finfo(torch.float32).min if least is None else least
+    rows = []
+    for image in range(len(codes)):
+        found = []
+        for label in range(classes):
+            if label == background:
+                continue
+            place = (scores[image, :, label] > least).nonzero()[:, 0]
+            place = place[scores[image, place, label].argsort(descending=True, stable=True)]
+            place = place[:top_k] if top_k > -1 else place
+            own = codes[image, place, 0 if share_location else label]
+            boxes = decode_codes(own, priors[place], None if variances is None else variances[place], kind)
+            apart = keep_apart(boxes, threshold, eta)
+            score = scores[image, place[apart], label]
+            head = torch.stack([torch.full_like(score, image), torch.full_like(score, label), score], 1)
+            found.append(torch.cat([head, boxes[apart]], 1))
+        kept = torch.cat(found) if found else scores.new_zeros(0, 7)
+        if keep > -1:
+            best = kept[:, 2].argsort(descending=True, stable=True)[:keep]
+            kept = kept[best.sort().values]
+        rows.append(kept)
+    return detection_rows(rows, len(codes), scores)
 
 
-class YoloDetections(nn.Module):
+@caffe_operator(
+    "(Tensor[] maps, float[] anchors, int[] boxes, float least, float threshold, bool every_class=False) -> Tensor",
+    lambda maps, *_, **__: empty_detections(maps[0]),
+)
+def yolo_detections(maps, anchors, boxes, least, threshold, every_class=False):
     """Detections of YOLOv2, or of YOLOv3 with `every_class`, (1, 1, n, 7); all images and classes suppress each other.
 
     Args:
-        anchors: for each input, (width, height) of its boxes in cells.
+        anchors: width and height of each box of a cell, in cells; of all maps in turn.
+        boxes: for each map, how many boxes a cell has.
         least: the least score of a detection.
         threshold: the overlap from which on a better detection suppresses.
         every_class: a detection for each class that is probable enough, not for the best one only.
     """
+    own = torch.tensor(anchors).reshape(-1, 2).to(maps[0]).split(list(boxes))
+    places, objects, classes = (torch.cat(values) for values in zip(*map(read_cells, maps, own)))
+    if every_class:
+        scores = classes.sigmoid() * objects[:, None]
+        row, label = (scores > least).nonzero(as_tuple=True)
+        score = scores[row, label]
+    else:
+        best, label = classes.softmax(1).max(1)
+        score = objects * best
+        row = (score >= least).nonzero()[:, 0]
+        score, label = score[row], label[row]
+    order = score.argsort(descending=True, stable=True)
+    found, label, score = places[row][order], label[order] + 1, score[order]
+    kept = keep_apart(found, threshold, inclusive=True)
+    head = torch.stack([torch.zeros_like(score[kept]), label[kept].to(score.dtype), score[kept]], 1)
+    return detection_rows([torch.cat([head, found[kept]], 1)], len(maps[0]), score)
 
-    def __init__(self, anchors, least, threshold, every_class=False):
-        super().__init__()
-        self.anchors, self.least, self.threshold, self.every_class = anchors, least, threshold, every_class
 
-    def forward(self, *maps):
-        parts = [self.read(x, torch.tensor(anchors).to(x)) for x, anchors in zip(maps, self.anchors)]
-        boxes, objects, classes = (torch.cat(values) for values in zip(*parts))
-        if self.every_class:
-            scores = classes.sigmoid() * objects[:, None]
-            row, label = (scores > self.least).nonzero(as_tuple=True)
-            score = scores[row, label]
-        else:
-            best, label = classes.softmax(1).max(1)
-            score = objects * best
-            row = (score >= self.least).nonzero()[:, 0]
-            score, label = score[row], label[row]
-        order = score.argsort(descending=True, stable=True)
-        boxes, label, score = boxes[row][order], label[order] + 1, score[order]
-        kept = keep_apart(boxes, self.threshold, inclusive=True)
-        head = torch.stack([torch.zeros_like(score[kept]), label[kept].to(score.dtype), score[kept]], 1)
-        return detection_rows([torch.cat([head, boxes[kept]], 1)], len(maps[0]), score)
-
-    def read(self, x, anchors):
-        height, width = x.shape[2:]
-        values = x.unflatten(1, (len(anchors), -1)).permute(0, 3, 4, 1, 2)
-        row, column = torch.meshgrid(
-            torch.arange(height, device=x.device), torch.arange(width, device=x.device), indexing="ij"
-        )
-        size = x.new_tensor([width, height])
-        centre = (torch.stack([column, row], -1)[:, :, None] + values[..., :2].sigmoid()) / size
-        half = values[..., 2:4].exp() * anchors / size / 2
-        boxes = torch.cat([centre - half, centre + half], -1).reshape(-1, 4)
-        return boxes, values[..., 4].sigmoid().flatten(), values[..., 5:].flatten(0, 3)
+def read_cells(x, anchors):
+    """Of a map of YOLO: boxes (n, 4), how probable each is, and what it says of the classes (n, classes)."""
+    height, width = x.shape[2:]
+    values = x.unflatten(1, (len(anchors), -1)).permute(0, 3, 4, 1, 2)
+    row, column = torch.meshgrid(
+        torch.arange(height, device=x.device), torch.arange(width, device=x.device), indexing="ij"
+    )
+    size = x.new_tensor([width, height])
+    centre = (torch.stack([column, row], -1)[:, :, None] + values[..., :2].sigmoid()) / size
+    half = values[..., 2:4].exp() * anchors / size / 2
+    boxes = torch.cat([centre - half, centre + half], -1).reshape(-1, 4)
+    return boxes, values[..., 4].sigmoid().flatten(), values[..., 5:].flatten(0, 3)

@@ -1,0 +1,43 @@
+"""The operators torch.ops.caffe of the sources that torch_export writes (its parts/operators.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from caffe_bridge import schema, text_format
+from caffe_bridge.convert.caffe_import.builder import Builder
+from caffe_bridge.convert.caffe_import.graph import Value
+from caffe_bridge.convert.caffe_import.problems import Unsupported
+from caffe_bridge.convert.caffe_import.whole_layers import may_be_restored
+from caffe_bridge.convert.torch_export import written_types
+from caffe_bridge.errors import CaffeError
+
+PREFIX = "caffe."
+
+
+def restored(b: Builder, arguments: Mapping[str, Any]) -> list[Value]:
+    """The layer that a call says it is, from its arguments by name.
+
+    Bottoms are the first tensors among them in the order of the operator's schema, `weights` the layer's weights.
+    """
+    given = dict(arguments)
+    layer, weights = given.pop("layer", ""), given.pop("weights", ())
+    if not layer:
+        raise Unsupported("does not say which layer of Caffe it is", "pass it as layer=..., as in a prototxt")
+    param = schema.LayerParameter()
+    try:
+        text_format.parse(layer, param)
+    except CaffeError as error:
+        raise Unsupported(f"has a definition of its layer that cannot be read: {error}") from error
+    if not may_be_restored(param, written_types()):
+        raise Unsupported(f"says that it is a layer of type '{param.type}', which is not written for PyTorch")
+    tensors = [value for value in _leaves(list(given.values())) if isinstance(value, Value)]
+    if len(tensors) < len(param.bottom):
+        raise Unsupported(f"has {len(tensors)} tensors for the {len(param.bottom)} bottoms of its layer")
+    blobs = [value.constant("a weight") for value in weights]
+    return b.add_layer(param, len(param.top), tensors[: len(param.bottom)], blobs)
+
+
+def _leaves(found: Any) -> list[Any]:
+    return [leaf for part in found for leaf in _leaves(part)] if isinstance(found, (list, tuple)) else [found]
