@@ -8,9 +8,10 @@ from typing import Any
 from caffe_bridge import schema
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.onnx_export.registry import shape_rule, type_of
+from caffe_bridge.definition import read_net
 from caffe_bridge.errors import CaffeError
+from caffe_bridge.graph import build_graph
 from caffe_bridge.layers.base import Shape
-from caffe_bridge.net import Net
 
 _ROWS = 3
 """How many rows are taken where data decide on it: more than one, which reshapes could drop."""
@@ -36,12 +37,12 @@ def shapes_of_layer(param: Any, tops: int, bottoms: Sequence[Shape]) -> tuple[li
     layer.bottom.extend(f"bottom{i}" for i in range(len(bottoms)))
     layer.top.extend(f"top{i}" for i in range(tops))
     try:
-        built = Net(net)
+        graph = build_graph(read_net(net, "TEST"), "TEST")
     except CaffeError as error:
         raise Unsupported(str(error)) from error
-    node = built.graph.nodes[-1]
+    node = graph.nodes[-1]
     weights = [tuple(parameter.shape) for parameter in node.layer.blobs]
     rule = shape_rule(type_of(node))
     if rule is not None:
         return rule(node.layer, list(bottoms), _ROWS), weights
-    return [built.graph.shapes[top] for top in layer.top], weights
+    return [graph.shapes[top] for top in layer.top], weights
