@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from caffe_bridge import registry, schema
 from caffe_bridge.definition import NetDefinition
-from caffe_bridge.errors import LayerError
+from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.layers.base import Layer, Shape, check_shape
-from caffe_bridge.python_layer import make_python_layer
+from caffe_bridge.python_layer import PythonLayer, make_python_layer
 
 AUTOMATIC_TOP = "(automatic)"
 
@@ -47,6 +49,29 @@ class Node:
             check_shape(f"top '{name}'", shape)
         self.accepted = bottom_shapes
         return top_shapes
+
+    def run(self, bottoms: Sequence[torch.Tensor], place: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The layer's tops; a layer without bottoms makes them on the device and in the dtype of `place`.
+
+        Raises:
+            LayerError: the layer cannot run on these bottoms; names it and their shapes.
+        """
+        bottoms = [bottom.detach() if cut else bottom for bottom, cut in zip(bottoms, self.cut)]
+        try:
+            if not torch.compiler.is_compiling():
+                self.accept([tuple(b.shape) for b in bottoms])
+            tops = self.layer(*bottoms)
+        except LayerError as error:
+            raise self.located(error, [tuple(b.shape) for b in bottoms]) from error
+        except (RuntimeError, IndexError, ValueError) as error:
+            users_own = isinstance(error, CaffeError) or isinstance(self.layer, PythonLayer)
+            if users_own or torch.compiler.is_compiling():
+                raise
+            raise self.located(error, [tuple(b.shape) for b in bottoms]) from error
+        tops = (tops,) if isinstance(tops, torch.Tensor) else tops
+        if not self.bottoms:
+            tops = tuple(top.to(place.device, place.dtype) for top in tops)
+        return tops
 
     def located(self, error: Exception, bottom_shapes: Sequence[Sequence[int]]) -> LayerError:
         """The layer's own error, or the first line of what torch raised, with its name, type, place and shapes."""

@@ -13,8 +13,8 @@ from caffe_bridge import definition as definitions
 from caffe_bridge import fillers, schema
 from caffe_bridge.errors import CaffeError, LayerError
 from caffe_bridge.graph import Graph, Node, build_graph
+from caffe_bridge.inference_plan import InferencePlans
 from caffe_bridge.layers.base import Layer
-from caffe_bridge.python_layer import PythonLayer
 
 WeightPaths = str | Path | Sequence[str | Path]
 
@@ -44,6 +44,9 @@ class Net(torch.nn.Module):
         stages, level: the rest of Caffe's NetState.
         python_layers: "registered", or "import" to import the modules that Python layers name.
 
+    Attributes:
+        optimize: whether layers are run together where nothing can tell but the clock (`caffe_bridge.inference_plan`).
+
     Gradients are those of Caffe's layers. Parameters whose lr_mult is 0 do not require a gradient; bottoms whose
     `propagate_down` is false pass none.
 
@@ -54,6 +57,7 @@ class Net(torch.nn.Module):
     """
 
     _placement: torch.Tensor
+    optimize = True
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class Net(torch.nn.Module):
             self.layers.add(node.name, node.layer)
         self.register_buffer("_placement", torch.empty(0), persistent=False)
         self._last_use = _last_uses(self._graph)
+        self._plans = InferencePlans(self._graph, self._phase)
 
     # -- what it is made of ------------------------------------------------------------------------------
 
@@ -190,6 +195,9 @@ class Net(torch.nn.Module):
             if name not in self._graph.shapes:
                 raise CaffeError(f"no blob is named '{name}'; the net has {', '.join(self._graph.shapes)}")
             wanted.add(name)
+        if self.optimize and self._plans.apply(values, self._placement):
+            made = self._plans.run(values, frozenset(wanted), self._placement)
+            return {name: made[name] for name in (*self.outputs, *blobs)}
         for i, node in enumerate(self._graph.nodes):
             if node.type != "Input":
                 self._run(node, values)
@@ -208,23 +216,7 @@ class Net(torch.nn.Module):
         return {name: torch.as_tensor(value).to(place.device, place.dtype) for name, value in inputs.items()}
 
     def _run(self, node: Node, values: dict[str, torch.Tensor]) -> None:
-        bottoms = [values[name].detach() if cut else values[name] for name, cut in zip(node.bottoms, node.cut)]
-        try:
-            if not torch.compiler.is_compiling():
-                node.accept([tuple(b.shape) for b in bottoms])
-            tops = node.layer(*bottoms)
-        except LayerError as error:
-            raise node.located(error, [tuple(b.shape) for b in bottoms]) from error
-        except (RuntimeError, IndexError, ValueError) as error:
-            users_own = isinstance(error, CaffeError) or isinstance(node.layer, PythonLayer)
-            if users_own or torch.compiler.is_compiling():
-                raise
-            raise node.located(error, [tuple(b.shape) for b in bottoms]) from error
-        tops = (tops,) if isinstance(tops, torch.Tensor) else tops
-        if not node.bottoms:
-            place = self._placement
-            tops = tuple(top.to(place.device, place.dtype) for top in tops)
-        values.update(zip(node.tops, tops))
+        values.update(zip(node.tops, node.run([values[name] for name in node.bottoms], self._placement)))
 
     def loss(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The total loss of what `forward` returned: the sum of the loss blobs times their loss weights."""

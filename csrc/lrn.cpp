@@ -1,4 +1,5 @@
-// Local response normalisation across channels on the CPU: a few cells of all channels at a time, which stay in cache.
+// Local response normalisation across channels on the CPU: a few cells of all channels at a time, which stay in cache,
+// or one cell where its channels lie side by side.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -31,23 +32,23 @@ Normalization normalization(const Tensor& images, int64_t size, double alpha, do
 
 // base^-beta.
 template <typename T>
-CB_HD void power(const T* base, T* result, double beta) {
+CB_HD void power(const T* base, int count, T* result, double beta) {
   if (beta == 0.75) {
-    for (int i = 0; i < kCells; ++i) {
+    for (int i = 0; i < count; ++i) {
       const T root = std::sqrt(base[i]);
       result[i] = T(1) / (root * std::sqrt(root));
     }
   } else {
-    for (int i = 0; i < kCells; ++i) result[i] = std::pow(base[i], T(-beta));
+    for (int i = 0; i < count; ++i) result[i] = std::pow(base[i], T(-beta));
   }
 }
 
-// sum[i] = the sum of column i over `size` rows from `rows` on.
+// sum[i] = the sum of column i over `size` rows from `rows` on, which begin `step` apart.
 template <typename T>
-CB_HD void sum_rows(const T* rows, int size, T* sum) {
-  std::copy(rows, rows + kCells, sum);
+CB_HD void sum_rows(const T* rows, int step, int count, int size, T* sum) {
+  std::copy(rows, rows + count, sum);
   for (int r = 1; r < size; ++r)
-    for (int i = 0; i < kCells; ++i) sum[i] += rows[r * kCells + i];
+    for (int i = 0; i < count; ++i) sum[i] += rows[r * step + i];
 }
 
 // Rows of kCells values: `rows` has size / 2 rows of zeros before and behind those of the channels.
@@ -77,8 +78,8 @@ CB_HD void square(const Normalization& n, const T* values, T* rows) {
 }
 
 template <typename T>
-CB_HD void scale(const Normalization& n, T* sum) {
-  for (int i = 0; i < kCells; ++i) sum[i] = T(n.k) + T(n.alpha) * sum[i];
+CB_HD void scale(const Normalization& n, int count, T* sum) {
+  for (int i = 0; i < count; ++i) sum[i] = T(n.k) + T(n.alpha) * sum[i];
 }
 
 template <typename T>
@@ -88,9 +89,9 @@ CB_HD void normalize_cells(const Normalization& n, const T* image, int count, T*
   square(n, rows.values.data(), squares);
   T sum[kCells], result[kCells];
   for (int c = 0; c < n.channels; ++c) {
-    sum_rows(rows.padded.data() + c * kCells, n.size, sum);
-    scale(n, sum);
-    power(sum, rows.factors.data(), n.beta);
+    sum_rows(rows.padded.data() + c * kCells, kCells, kCells, n.size, sum);
+    scale(n, kCells, sum);
+    power(sum, kCells, rows.factors.data(), n.beta);
     for (int i = 0; i < kCells; ++i) result[i] = rows.values[c * kCells + i] * rows.factors[i];
     std::copy(result, result + count, top + c * n.cells);
   }
@@ -104,6 +105,44 @@ CB_CLONES void normalize(const Normalization& n, const double* image, int count,
   normalize_cells(n, image, count, top, rows);
 }
 
+// Cells whose channels lie side by side: `squares` has size / 2 zeros before and behind its channels.
+template <typename T>
+CB_HD void normalize_side_by_side(const Normalization& n, const T* cells, int64_t count, T* top, T* squares, T* sum) {
+  for (int64_t cell = 0; cell < count; ++cell) {
+    const T* values = cells + cell * n.channels;
+    T* result = top + cell * n.channels;
+    for (int c = 0; c < n.channels; ++c) squares[n.size / 2 + c] = values[c] * values[c];
+    sum_rows(squares, 1, n.channels, n.size, sum);
+    scale(n, n.channels, sum);
+    power(sum, n.channels, result, n.beta);
+    for (int c = 0; c < n.channels; ++c) result[c] *= values[c];
+  }
+}
+
+CB_CLONES void normalize_last(const Normalization& n, const float* cells, int64_t count, float* top, float* squares,
+                              float* sum) {
+  normalize_side_by_side(n, cells, count, top, squares, sum);
+}
+
+CB_CLONES void normalize_last(const Normalization& n, const double* cells, int64_t count, double* top, double* squares,
+                              double* sum) {
+  normalize_side_by_side(n, cells, count, top, squares, sum);
+}
+
+// Images in torch's memory format channels_last, made with the result in the same format.
+Tensor forward_channels_last(const Tensor& images, const Normalization& n) {
+  Tensor top = torch::stable::empty_like(images);
+  by_dtype(images, [&](auto zero) {
+    using T = decltype(zero);
+    torch::stable::parallel_for(0, n.images * n.cells, 256, [&](int64_t begin, int64_t end) {
+      std::vector<T> squares(static_cast<size_t>(n.channels) + n.size - 1, T(0)), sum(n.channels);
+      const int64_t first = begin * n.channels;
+      normalize_last(n, in<T>(images) + first, end - begin, out<T>(top) + first, squares.data(), sum.data());
+    });
+  });
+  return top;
+}
+
 // With s the normalizer, the gradient is g s^-b - 2 alpha b x sum(g x s^(-b - 1)), the sum over the window.
 template <typename T>
 CB_HD void gradient_of_cells(const Normalization& n, const T* image, const T* grad, int count, T* result, Rows<T>& rows) {
@@ -115,9 +154,9 @@ CB_HD void gradient_of_cells(const Normalization& n, const T* image, const T* gr
   T *factors = rows.factors.data(), *ratios = rows.ratios.data();
   T sum[kCells], shared[kCells];
   for (int c = 0; c < n.channels; ++c) {
-    sum_rows(padded + c * kCells, n.size, sum);
-    scale(n, sum);
-    power(sum, factors + c * kCells, n.beta);
+    sum_rows(padded + c * kCells, kCells, kCells, n.size, sum);
+    scale(n, kCells, sum);
+    power(sum, kCells, factors + c * kCells, n.beta);
     for (int i = 0; i < kCells; ++i) {
       const int j = c * kCells + i;
       ratios[j] = grads[j] * values[j] * factors[j] / sum[i];
@@ -126,7 +165,7 @@ CB_HD void gradient_of_cells(const Normalization& n, const T* image, const T* gr
   std::copy(ratios, ratios + n.channels * kCells, padded + begin);
   const T weight = T(2 * n.alpha * n.beta);
   for (int c = 0; c < n.channels; ++c) {
-    sum_rows(padded + c * kCells, n.size, sum);
+    sum_rows(padded + c * kCells, kCells, kCells, n.size, sum);
     for (int i = 0; i < kCells; ++i) {
       const int j = c * kCells + i;
       shared[i] = grads[j] * factors[j] - weight * values[j] * sum[i];
@@ -159,6 +198,7 @@ void for_each_chunk(const Normalization& n, bool backward, const Work& work) {
 
 Tensor forward(const Tensor& images_, int64_t size, double alpha, double beta, double k) {
   const Normalization n = normalization(images_, size, alpha, beta, k);
+  if (is_channels_last(images_)) return forward_channels_last(images_, n);
   const Tensor images = dense(images_);
   Tensor top = empty(images, {images.size(0), images.size(1), images.size(2), images.size(3)});
   by_dtype(images, [&](auto zero) {

@@ -23,6 +23,13 @@ inline Tensor dense(const Tensor& tensor) {
   return torch::stable::contiguous(tensor);
 }
 
+// Whether the values of (N, C, H, W) lie densely in the order N, H, W, C, and in no other.
+inline bool is_channels_last(const Tensor& images) {
+  const int64_t channels = images.size(1), width = images.size(3);
+  return channels > 1 && images.stride(1) == 1 && images.stride(3) == channels &&
+         images.stride(2) == width * channels && images.stride(0) == images.size(2) * width * channels;
+}
+
 inline Optional dense(const Optional& tensor) {
   return tensor ? Optional(torch::stable::contiguous(*tensor)) : std::nullopt;
 }

@@ -150,7 +150,8 @@ class Convolution(_Filtering):
         room = size + 2 * pad - (dilation * (kernel - 1) + 1)
         return room // stride + 1 if room >= 0 else 1 - (-room) // stride
 
-    def _filter(self, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def extended(self, images: torch.Tensor) -> torch.Tensor:
+        """(images, channels, *spatial) with zeros behind its ends where a kernel overhangs by less than a stride."""
         lacking = [
             dilation * (kernel - 1) + 1 - size - 2 * pad if stride > 1 else 0
             for size, kernel, stride, pad, dilation in zip(
@@ -160,6 +161,10 @@ class Convolution(_Filtering):
         if any(0 < lack < stride for lack, stride in zip(lacking, self.stride)):
             ends = [[0, max(lack, 0)] for lack in lacking]
             images = F.pad(images, sum(reversed(ends), []))
+        return images
+
+    def _filter(self, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        images = self.extended(images)
         pad = self.pad
         if pads_apart(pad):
             images, pad = F.pad(images, [p for p in reversed(pad) for _ in range(2)]), [0] * len(pad)

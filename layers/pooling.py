@@ -59,9 +59,10 @@ def max_pool(images: torch.Tensor, windows: Windows) -> torch.Tensor:
     The gradient goes to a window's first maximum in row order. A window without a cell gives -FLT_MAX.
     """
     size = (images.shape[2], images.shape[3])
-    # Compilers and exporters know torch's own operation.
+    # Compilers and exporters know torch's own operation, which is as fast where channels lie side by side.
     if not torch.compiler.is_compiling() and functional.has_kernel(images):
-        return functional.max_pool(images, *windows[:3], windows.output_size(size))
+        if images.stride(1) != 1 or not windows.fits_torch(size):
+            return functional.max_pool(images, *windows[:3], windows.output_size(size))
     return max_pool_indices(images, windows)[0]
 
 

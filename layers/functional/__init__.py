@@ -7,6 +7,7 @@ Boxes are (x1, y1, x2, y2), RoIs (batch index, x1, y1, x2, y2).
 
 from caffe_bridge import native
 from caffe_bridge.layers.functional._library import has_kernel, pure_torch
+from caffe_bridge.layers.functional.fingerprint import fingerprint
 from caffe_bridge.layers.functional.lrn import lrn, lrn_in_torch
 from caffe_bridge.layers.functional.mask_pooling import mask_pooling
 from caffe_bridge.layers.functional.mask_resize import mask_resize
@@ -25,6 +26,7 @@ from caffe_bridge.layers.functional.smooth_l1_loss import smooth_l1_loss
 native.load()
 
 __all__ = [
+    "fingerprint",
     "has_kernel",
     "lrn",
     "lrn_in_torch",
