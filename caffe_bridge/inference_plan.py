@@ -47,8 +47,9 @@ class InferencePlans:
         self._weights = PackedWeights(graph)
 
     def apply(self, inputs: Mapping[str, torch.Tensor], place: torch.Tensor) -> bool:
-        """Whether this pass can follow a plan: float32 on the CPU, and nobody watches layers run (autograd, compilers and
-        exporters, torch's function transforms and dispatch modes, hooks).
+        """Whether this pass can follow a plan: float32 on the CPU, and nobody watches layers run.
+
+        Those who do are autograd, compilers and exporters, torch's function transforms and dispatch modes, and hooks.
         """
         return (
             not _watched()

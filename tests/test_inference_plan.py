@@ -362,7 +362,6 @@ def test_inference_mode_and_no_grad_share_weights():
 def test_users_own_layers(monkeypatch):
     from caffe_bridge import registry
 
-    @caffe_bridge.register("ReLU")
     class Odd(Layer):
         def forward(self, bottom):
             return bottom.view(-1).add(1).view(bottom.shape)
@@ -379,7 +378,7 @@ def test_errors_name_the_layer():
         for shape, name in (((1, 5, 9, 8), "'a'"), ((1, 6, 9), "'a'")):
             with pytest.raises(LayerError, match=f"layer {name} .Convolution., bottoms"):
                 net(x=torch.zeros(shape))
-    body = conv("a", "x") + conv("b", "x", fields="kernel_h: 3 pad_h: 1 kernel_w: 4 stride_h: 1 stride_w: 3")
+    body = conv("a", "x") + conv("b", "x", fields="kernel_h: 3 pad_h: 1 kernel_w: 3 pad_w: 0 stride_h: 1 stride_w: 3")
     net = net_of(body + layer("Eltwise", "a b", "c", SUM, "s"), (1, 6, 5, 1))
     assert compare(net)["c"].shape == (1, 6, 5, 1) and steps(net) == ["a", "b+s"]
     with torch.no_grad(), pytest.raises(LayerError, match=r"layer 's' .Eltwise., bottoms .* must have one shape"):
