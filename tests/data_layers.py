@@ -30,4 +30,4 @@ def check_resuming(layer: Layer, other: Layer, passes: int = 3) -> None:
     """`other`, of the same definition, goes on as `layer` does from where it stands now."""
     other.set_stream_state(json.loads(json.dumps(layer.stream_state())))
     for mine, theirs in zip(run(layer, passes), run(other, passes)):
-        assert all(torch.equal(a, b) for a, b in zip(mine, theirs))
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))

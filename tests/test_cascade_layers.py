@@ -276,7 +276,7 @@ def test_sampling_takes_numbers_for_lists() -> None:
         want = layer(*bottoms)
     with settings(TRAIN__FG_FRACTION=0.25, **{key: value[0] for key, value in lists.items()}):
         np.random.seed(1)
-        for got, expected in zip(layer(*bottoms), want):
+        for got, expected in zip(layer(*bottoms), want, strict=True):
             assert torch.equal(got, expected)
 
 

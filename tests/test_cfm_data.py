@@ -129,7 +129,7 @@ def test_a_restored_stream_goes_on_with_the_same_batches(tmp_path, options):
     second.set_stream_state(state)
     np.random.set_state(numpy_state)
     for tops in expected:
-        assert all(torch.equal(*pair) for pair in zip(second(), tops))
+        assert all(torch.equal(*pair) for pair in zip(second(), tops, strict=True))
 
 
 def test_prefetching_leaves_numpys_generator_alone(tmp_path):

@@ -81,7 +81,7 @@ def test_every_proposal_is_looked_at_in_its_scale(net, image, proposals):
 def test_few_at_a_time_find_the_same(net, image, proposals):
     whole = cfm_testing.forward_proposals(net, image, proposals)
     cfg.TEST.MAX_ROIS_GPU = [3, 1]
-    for got, want in zip(cfm_testing.forward_proposals(net, image, proposals), whole):
+    for got, want in zip(cfm_testing.forward_proposals(net, image, proposals), whole, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_no_proposal(net, image):
     nothing = Proposals(np.zeros((0, 4)), np.zeros((0, 21, 21), np.float32))
     boxes, masks, scores = cfm_testing.forward_proposals(net, image, nothing)
     assert boxes.shape == (0, 4) and masks.shape == (0, 1, 21, 21) and scores.shape == (0, 5)
-    assert all(not len(rows) for rows in inference.suppress(boxes, masks, scores)[0])
+    assert [len(rows) for rows in inference.suppress(boxes, masks, scores)[0]] == [0] * 4
 
 
 def test_settings_and_nets_that_do_not_fit(net, image, proposals):

@@ -129,6 +129,7 @@ def test_statistics_are_those_of_all_files(folder):
     rows = np.concatenate(targets)
     mean, deviation = found.statistics()
     assert not found.unusable and not found.outside and not mean[0].any()
+    assert len(set(rows[:, 0]) - {0}) > 1
     for label in range(1, 5):
         of_class = rows[rows[:, 0] == label, 1:].astype(np.float64)
         assert label not in rows[:, 0] or len(of_class) > 5

@@ -171,7 +171,7 @@ def test_the_catalogue_is_sound():
         assert bool(archive.places) != bool(archive.folder), name
         algorithm, _, value = archive.digest.partition(":")
         assert not archive.digest or len(value) == lengths[algorithm] and int(value, 16), name
-        assert len(archive.urls) == 1 or archive.digest or len(set(archive.urls)) == len(archive.urls), name
+        assert len(set(archive.urls)) == len(archive.urls), name
     assert all(set(members) <= set(ARCHIVES) for members in GROUPS.values())
     assert not set(GROUPS) & set(ARCHIVES)
     files = [archive.file for archive in ARCHIVES.values()]

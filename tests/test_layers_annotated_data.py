@@ -183,7 +183,7 @@ def test_goes_on_after_a_snapshot(database):
     wanted = layer()
     other = layer_for(path, "mirror: true crop_size: 12")
     other.set_stream_state(state)
-    for a, b in zip(other(), wanted):
+    for a, b in zip(other(), wanted, strict=True):
         assert torch.equal(a, b)
     with pytest.raises(CaffeError, match="snapshot"):
         other.set_stream_state({})

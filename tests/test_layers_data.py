@@ -145,7 +145,7 @@ def test_a_resumed_run_sees_the_same_images(tmp_path, kind):
     resumed = caffe_bridge.Solver(tmp_path / "solver.prototxt")
     resumed.restore(state)
     resumed.step(5)
-    for mine, theirs in zip(solver.net.params["ip"], resumed.net.params["ip"]):
+    for mine, theirs in zip(solver.net.params["ip"], resumed.net.params["ip"], strict=True):
         assert torch.equal(mine, theirs)
 
 

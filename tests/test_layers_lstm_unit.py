@@ -49,7 +49,7 @@ def test_forward_and_gradients(num, hidden):
     grads = [torch.randn_like(top) for top in tops]
     torch.autograd.backward(tops, grads)
     arrays = (tensor.detach().numpy()[0] for tensor in (cell, gates, cont, *grads))
-    for got, wanted in zip((*tops, cell.grad, gates.grad), unit_by_loops(*arrays)):
+    for got, wanted in zip((*tops, cell.grad, gates.grad), unit_by_loops(*arrays), strict=True):
         np.testing.assert_allclose(got.detach().numpy()[0], wanted, atol=1e-12)
 
 

@@ -92,7 +92,7 @@ def test_by_loops(options, normalization):
     bottoms = random_bottoms(5, 3, 20, options["num_classes"], options["share_location"])
     bottoms = (*bottoms, random_truth(6, 3, options["num_classes"], options["background_label_id"]))
     got = run(layer_for(options, bottoms, normalization=normalization), bottoms)
-    for mine, wanted in zip(got, loss_by_loops(bottoms, options, normalization)):
+    for mine, wanted in zip(got, loss_by_loops(bottoms, options, normalization), strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_suppression_among_the_mined(mining, use_prior, nms, threshold, top_k):
     options = {**DEFAULTS, "mining_type": mining, "use_prior_for_nms": use_prior}
     bottoms = (*random_bottoms(7, 3, 30, 4, True), random_truth(8, 3, 4, 0))
     got = run(layer_for(options, bottoms, nms=f"nms_param {{ {nms} }}"), bottoms)
-    for mine, wanted in zip(got, loss_by_loops(bottoms, options, nms_threshold=threshold, top_k=top_k)):
+    for mine, wanted in zip(got, loss_by_loops(bottoms, options, nms_threshold=threshold, top_k=top_k), strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -145,7 +145,7 @@ def test_exposed_states(kind):
     states = (given[0], given[-1])
     wanted, after = unroll_by_loops(kind, layer.blobs, *(b.detach().numpy() for b in bottoms[:3]), states)
     np.testing.assert_allclose(top.detach().numpy(), wanted, atol=1e-12)
-    for got, state in zip(last, after):
+    for got, state in zip(last, after[: 2 if kind == "LSTM" else 1], strict=True):
         np.testing.assert_allclose(got.numpy()[0], state, atol=1e-12)
     top.sum().backward()
     assert [b.grad is not None for b in bottoms] == [True, False, True] + [False] * len(last)

@@ -52,7 +52,7 @@ def filled(imdb, options="", flipped=True):
 
 
 def equal(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first, second))
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("case", ["single_scale", "multi_scale_no_grouping"])

@@ -110,11 +110,10 @@ def test_update(
 
     solver, losses = step(kernels, fields, dtype, reference)
 
-    assert len(losses) == passes
-    for got, expected in zip(losses, reference.losses):
+    for got, expected in zip(losses, reference.losses[:passes], strict=True):
         assert got == pytest.approx({**got, **expected}, rel=tolerance)
     for name, updates in want.items():
-        for i, (blob, update) in enumerate(zip(solver.net.params[name], updates)):
+        for i, (blob, update) in enumerate(zip(solver.net.params[name], updates, strict=True)):
             got = blob.grad.double().numpy()  # after the update, what was subtracted
             assert np.abs(got - update).max() <= tolerance * np.abs(update).max(), (name, i)
             after = torch.from_numpy(reference.parameters[name][i]).to(dtype) - blob.grad

@@ -201,7 +201,7 @@ def test_twins_agree(name: str, dtype: torch.dtype) -> None:
     inputs = problem(dtype, channels)
     with F.pure_torch():
         expected = run(call, *inputs)
-    for got, wanted in zip(run(call, *inputs), expected):
+    for got, wanted in zip(run(call, *inputs), expected, strict=True):
         assert error(got, wanted.numpy()) <= (1e-12 if dtype == torch.float64 else 5e-6)
 
 
@@ -235,14 +235,15 @@ def test_one_image_at_a_time(name: str, kernels: str) -> None:
 def test_threads_do_not_change_a_bit(name: str) -> None:
     channels, call = ROI_CALLS[name]
     inputs = problem(torch.float32, channels)
-    several = run(call, *inputs)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(4)
+        several = run(call, *inputs)
+        torch.set_num_threads(1)
         alone = run(call, *inputs)
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(several, alone))
+    assert all(torch.equal(a, b) for a, b in zip(several, alone, strict=True))
 
 
 # Gradients.
@@ -336,7 +337,7 @@ def test_compiles_as_one_graph() -> None:
     features, rois = problem(torch.float32, 4)
     call = ROI_CALLS["roi_warping_published"][1]
     compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
-    for got, wanted in zip(run(compiled, features, rois), run(call, features, rois)):
+    for got, wanted in zip(run(compiled, features, rois), run(call, features, rois), strict=True):
         assert torch.equal(got, wanted)
 
 
@@ -493,8 +494,8 @@ def test_cuda_agrees_and_repeats(name: str) -> None:
     channels, call = ROI_CALLS[name]
     expected = run(call, *problem(torch.float32, channels))
     first, again = (run(call, *problem(torch.float32, channels, "cuda")) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
-    for got, wanted in zip(first, expected):
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for got, wanted in zip(first, expected, strict=True):
         assert error(got.cpu(), wanted.numpy()) <= TOLERANCE
 
 
@@ -504,5 +505,5 @@ def test_cuda_kernels_agree(name: str) -> None:
     inputs = [t.detach() if isinstance(t, torch.Tensor) else t for t in op_calls()[name]]
     on_gpu = [t.cuda() if isinstance(t, torch.Tensor) else t for t in inputs]
     expected, got = (getattr(OPS, name)(*given) for given in (inputs, on_gpu))
-    for a, b in zip(*([r] if isinstance(r, torch.Tensor) else r for r in (got, expected))):
+    for a, b in zip(*([r] if isinstance(r, torch.Tensor) else r for r in (got, expected)), strict=True):
         assert a.is_cuda and error(a.cpu(), b.numpy()) <= TOLERANCE

@@ -132,7 +132,7 @@ def test_decoding_in_parts(monkeypatch):
     superpixels, labels = random_proposals(np.random.default_rng(3), 50)
     whole = mcg.decode(mcg.group(superpixels, labels), 21)
     monkeypatch.setattr(mcg, "_TABLE", 441 * 7)
-    for got, want in zip(mcg.decode(mcg.group(superpixels, labels), 21), whole):
+    for got, want in zip(mcg.decode(mcg.group(superpixels, labels), 21), whole, strict=True):
         np.testing.assert_array_equal(got, want)
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -149,17 +150,18 @@ def test_several_solvers():
             make()
 
 
-def test_timer():
+def test_timer(monkeypatch):
+    seconds = iter([1.0, 1.25, 2.0, 2.5])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     timer = caffe.Timer()
     with pytest.raises(CaffeError, match="start"):
         timer.stop()
     assert timer.ms == 0
     timer.start()
     timer.stop()
-    first = timer.ms
-    assert first >= 0 and timer.ms == first
+    assert timer.ms == timer.ms == 250
     timer.start()
-    assert timer.ms == timer.ms
+    assert timer.ms == timer.ms == 500  # asking stops it
 
 
 def test_init_log_and_log(capsys, quiet):

@@ -218,7 +218,7 @@ def test_a_restored_stream_goes_on_with_the_same_batches(tmp_path, case, options
         second.set_stream_state(state)
         np.random.set_state(numpy_state)
         for tops in expected:
-            assert all(torch.equal(*pair) for pair in zip(second(), tops))
+            assert all(torch.equal(*pair) for pair in zip(second(), tops, strict=True))
 
 
 def test_prefetching_leaves_numpys_generator_alone_and_repeats(tmp_path):
@@ -231,7 +231,7 @@ def test_prefetching_leaves_numpys_generator_alone_and_repeats(tmp_path):
             runs.append([layer() for _ in range(6)])
             assert np.random.randint(1 << 30) == np.random.RandomState(5).randint(1 << 30)
     for one, other in zip(*runs):
-        assert all(torch.equal(*pair) for pair in zip(one, other))
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
     assert not torch.equal(runs[0][0][1], runs[0][1][1])
 
 

@@ -114,7 +114,7 @@ def test_a_resumed_run_ends_bit_identical(make, rule, form, tmp_path):
     np.random.seed(5)
     resumed.solve(tmp_path / f"snap_iter_3.solverstate{suffix}")
     assert resumed.iter == 8
-    assert all(torch.equal(a, b) for a, b in zip(undisturbed, values(resumed)))
+    assert all(torch.equal(a, b) for a, b in zip(undisturbed, values(resumed), strict=True))
 
 
 @pytest.mark.parametrize("form", ["BINARYPROTO", "HDF5"])
@@ -136,7 +136,7 @@ def test_snapshot_diff_writes_the_updates_beside_the_values(make, form, tmp_path
         np.testing.assert_array_equal(diff, expected[i])
     other = make("SGD", f"snapshot_format: {form}")
     other.restore(tmp_path / ("snap_iter_1.solverstate" + (".h5" if form == "HDF5" else "")))
-    assert all(torch.equal(a, b) for a, b in zip(values(solver), values(other)))
+    assert all(torch.equal(a, b) for a, b in zip(values(solver), values(other), strict=True))
 
 
 def test_snapshots_move_with_their_weights(make, tmp_path):
@@ -149,7 +149,7 @@ def test_snapshots_move_with_their_weights(make, tmp_path):
         (tmp_path / name).rename(moved / name)
     other = make()
     other.restore(moved / "snap_iter_2.solverstate")
-    assert other.iter == 2 and all(torch.equal(a, b) for a, b in zip(values(solver), values(other)))
+    assert other.iter == 2 and all(torch.equal(a, b) for a, b in zip(values(solver), values(other), strict=True))
 
 
 def test_a_state_of_another_net_is_refused(make, tmp_path):
@@ -207,7 +207,7 @@ def test_weights_start_the_train_and_test_nets(make, tmp_path):
     solver.step(1)
     solver.net.save(str(tmp_path / "start.caffemodel"))
     other = make("SGD", f'weights: "{tmp_path / "start.caffemodel"}"')
-    assert all(torch.equal(a, b) for a, b in zip(values(solver), values(other)))
+    assert all(torch.equal(a, b) for a, b in zip(values(solver), values(other), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_state_of_another_program_is_normalised_again(make):
     state = trainer.snapshot()
     again = make("other")
     again.restore(state)
-    for blob, values in zip(again.net.params["bbox_pred"], expected):
+    for blob, values in zip(again.net.params["bbox_pred"], expected, strict=True):
         torch.testing.assert_close(blob.detach(), values)
 
 
@@ -242,7 +242,7 @@ def test_a_loss_that_is_no_number_is_traced_to_its_layer(make):
     assert f"the last snapshot is {trainer.saved}" in text
     again = make("diverged")
     again.restore(state)
-    assert all(torch.equal(a, b) for name in before for a, b in zip(before[name], again.net.params[name]))
+    assert all(torch.equal(a, b) for name in before for a, b in zip(before[name], again.net.params[name], strict=True))
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_update(make):
@@ -307,7 +307,7 @@ def test_compiled_pieces_make_the_same_pass(make, monkeypatch):
     whole.step(2)
     np.random.seed(7)
     pieces.step(2)
-    for blob, other in zip(whole.net.parameters(), pieces.net.parameters()):
+    for blob, other in zip(whole.net.parameters(), pieces.net.parameters(), strict=True):
         assert torch.equal(blob, other)
 
 

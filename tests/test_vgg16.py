@@ -204,7 +204,7 @@ def test_a_safetensors_checkpoint(theirs, checkpoint, tmp_path):
     safetensors.torch.save_file(theirs.state_dict(), path)
     expected, got = (read_vgg16(str(each), MNC_MEAN).layers for each in (checkpoint, path))
     assert expected.keys() == got.keys()
-    assert all(torch.equal(a, b) for name in got for a, b in zip(got[name], expected[name]))
+    assert all(torch.equal(a, b) for name in got for a, b in zip(got[name], expected[name], strict=True))
 
 
 def test_features_without_scores_will_do(theirs, tmp_path):
