@@ -78,7 +78,7 @@ def check(module, *inputs: torch.Tensor, dialect: str = "bvlc", tolerance: float
     model = import_program(exported, dialect=dialect)
     names = exported.graph_signature.user_outputs
     wanted = list(made) if isinstance(made, (tuple, list)) else [made]
-    for got, want in zip(run(model, names, *inputs), wanted):
+    for got, want in zip(run(model, names, *inputs), wanted, strict=True):
         error = difference(got, want.detach().numpy().astype(np.float32))
         assert error <= tolerance, error
     return model
@@ -116,7 +116,7 @@ class TestModels:
         model = import_program(exported, dialect=dialect)
         layers = DIALECTS[dialect].layers
         assert layers is None or set(types(model)) <= layers
-        for got, want in zip(run(model, exported.graph_signature.user_outputs, x), wanted):
+        for got, want in zip(run(model, exported.graph_signature.user_outputs, x), wanted, strict=True):
             assert difference(got, want.numpy().astype(np.float32)) <= TOLERANCE
 
     @pytest.mark.parametrize("name", [name for name in torch_models.MODELS if (name, "opencv") not in REFUSED])
@@ -132,7 +132,7 @@ class TestModels:
         net = cv2.dnn.readNetFromCaffe(prototxt, weights)
         net.setInput(x.numpy())
         makers = {top: layer.name for layer in model.definition.layer for top in layer.top}
-        for blob, want in zip(exported.graph_signature.user_outputs, wanted):
+        for blob, want in zip(exported.graph_signature.user_outputs, wanted, strict=True):
             got = net.forward(blob if blob in net.getLayerNames() else makers[blob])
             assert difference(got, want.numpy()) <= TOLERANCE
 
@@ -192,7 +192,7 @@ class TestModels:
         exported = export(Together(modules), x[:1])
         for dialect in ("bvlc", "opencv"):
             found = run(import_program(exported, dialect=dialect), exported.graph_signature.user_outputs, x)
-            for got, module in zip(found, modules):
+            for got, module in zip(found, modules, strict=True):
                 assert difference(got, module(x).detach().numpy()) <= TOLERANCE, (dialect, module)
 
     def test_files_give_the_same(self, tmp_path):
