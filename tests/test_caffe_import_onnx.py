@@ -113,6 +113,16 @@ SINGLE = {
     "DepthToSpace": ({"blocksize": 2}, (1, 8, 3, 2), {}),
     "DepthToSpace columns": ({"blocksize": 2, "mode": "CRD"}, (1, 8, 3, 2), {}),
     "SpaceToDepth": ({"blocksize": 2}, (1, 3, 4, 6), {}),
+    "Erf": ({}, (2, 3, 4), {}),
+    "Gelu": ({}, (2, 3, 4), {}),
+    "Celu": ({"alpha": 0.7}, (2, 3), {}),
+    "Sign": ({}, (2, 3), {}),
+    "Shrink": ({"lambd": 0.4, "bias": 0.1}, (2, 3), {}),
+    "ThresholdedRelu": ({"alpha": 0.2}, (2, 3), {}),
+    "Max": ({}, (2, 3, 4), {"c": values(3, 1)}),
+    "Min": ({}, (2, 3, 4), {"c": values(4)}),
+    "CumSum": ({"reverse": 1, "exclusive": 1}, (2, 3, 4), {"a": np.array(1)}),
+    "ReduceProd": ({"axes": [0, 2], "keepdims": 0}, (2, 3, 4), {}),
     "ReduceL2": ({"axes": [1], "keepdims": 0}, (2, 3, 4), {}),
     "ReduceLogSumExp": ({"axes": [2]}, (2, 3, 4), {}),
     "ReduceMax": ({"axes": [-1], "keepdims": 0}, (2, 3, 4), {}),
@@ -124,7 +134,30 @@ class TestOperators:
     @pytest.mark.parametrize("name", SINGLE)
     def test_alone(self, name):
         attributes, shape, arrays = SINGLE[name]
-        check(make([node(name.split()[0], ",".join(["x", *arrays]), **attributes)], {"x": shape}, ["y"], arrays))
+        operator = name.split()[0]
+        nodes = [node(operator, ",".join(["x", *arrays]), **attributes)]
+        check(make(nodes, {"x": shape}, ["y"], arrays, opset=20 if operator == "Gelu" else 17))
+
+    @pytest.mark.parametrize("operator", ["Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal"])
+    def test_comparisons(self, operator):
+        nodes = [
+            node("Relu", "x", "r"), node(operator, "r,c", "a"), node(operator, "z,r", "b"), node("Not", "a", "n"),
+            node("And", "n,b", "both"), node("Or", "a,b", "either"), node("Where", "both,x,c", "y"),
+            node("Where", "either,c,z", "w"), node("Cast", "b", "f", to=TensorProto.FLOAT),
+        ]  # fmt: skip
+        arrays = {"c": values(3, 1), "z": np.zeros(1, np.float32)}
+        check(make(nodes, {"x": (2, 3, 4)}, ["y", "w", "f"], arrays))
+
+    def test_gelu_in_every_order(self):
+        arrays = {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+        gate = [node("Div", "x,r", "d"), node("Erf", "d", "e"), node("Add", "e,one", "g")]
+        for last in (
+            [node("Mul", "x,g", "m"), node("Mul", "m,half")],
+            [node("Mul", "x,half", "h"), node("Mul", "h,g")],
+            [node("Mul", "g,half", "h"), node("Mul", "h,x")],
+        ):
+            model = check(make([*gate, *last], {"x": (2, 3)}, ["y"], arrays), dialect="opencv")
+            assert types(model).count("ReLU") == 1
 
     @pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
     def test_resize(self, coordinates):

@@ -75,6 +75,8 @@ class LocalNorm(nn.Module):
         (nn.ConvTranspose2d(2, 3, 3, 2, 1, dilation=2), (1, 2, 5, 4)),
         (nn.ConvTranspose1d(2, 4, 3, 2, 1, 1, groups=2, dilation=2), (1, 2, 5)),
         (LocalNorm(), (1, 6, 4, 5)),
+        (nn.AvgPool2d((2, 1), (1, 4), (1, 0)), (1, 3, 5, 12)),
+        (nn.GELU(), (1, 3, 4, 5)),
     ],
     ids=lambda given: "" if isinstance(given, nn.Module) else str(given),
 )

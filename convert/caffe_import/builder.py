@@ -108,6 +108,12 @@ class Builder:
         if kind in ("mul", "div"):
             with np.errstate(divide="ignore"):
                 return self.affine(x, c if kind == "mul" else np.float32(1) / c, None)
+        if c.size and kind in ("max", "min") and (c != c.flat[0]).any():
+            # max(x, c) = relu(x - c) + c, min(x, c) = c - relu(c - x)
+            if kind == "max":
+                return self.affine(self.add("relu", self.affine(x, None, -c)), None, c)
+            turned = np.array(-1, np.float32)
+            return self.affine(self.add("relu", self.affine(x, turned, c)), turned, c)
         if not c.size or (c != c.flat[0]).any():
             raise Unsupported(f"takes '{kind}' with a constant of shape {c.shape}", "one number is possible")
         number = float(c.flat[0])
@@ -137,8 +143,10 @@ class Builder:
         """slope x + shift, within 0 and 1."""
         return self.clip(self.power(x, 1, slope, shift), 0, 1)
 
-    def gelu(self, x: Value) -> Value:
-        """The approximation by tanh: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
+    def gelu(self, x: Value, approximate: bool) -> Value:
+        """x times the normal distribution, or x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
+        if not approximate:
+            return self.add("gelu", x)
         cube = self.add("mul", self.power(self.power(x, 2), 1, 0.044715, 1), x)
         gate = self.add("tanh", self.power(cube, 1, math.sqrt(2 / math.pi)))
         return self.add("mul", x, self.power(gate, 1, 0.5, 0.5))
@@ -157,10 +165,24 @@ class Builder:
         if kind == "l2":
             return self.power(self.reduce("sumsq", x, found, keep), 0.5)
         if kind == "logsumexp":
-            return self.add("log", self.reduce("sum", self.add("exp", x), found, keep))
+            # The largest is taken off first: exp overflows above 88.
+            largest = self.reduce("max", x, found, True)
+            total = self.reduce("sum", self.add("exp", self.add("sub", x, largest)), found, True)
+            top = self.add("add", self.add("log", total), largest)
+            return top if keep else self.reshape(top, [size for i, size in enumerate(x.shape) if i not in found])
         kind = {"l1": "abs", "sumsq": "square"}.get(kind, kind)
         top = self.add("reduce", x, kind=kind, axes=tuple(found), keep=True)
         return top if keep else self.reshape(top, [size for i, size in enumerate(x.shape) if i not in found])
+
+    def product(self, x: Value, axis: int, keep: bool) -> Value:
+        """The product over an axis."""
+        axis = self.axis(axis, len(x.shape))
+        if x.shape[axis] > 64:
+            raise Unsupported(f"multiplies {x.shape[axis]} values along an axis", "64 are possible")
+        top, *others = self.split(x, axis, [1] * x.shape[axis])
+        for part in others:
+            top = self.add("mul", top, part)
+        return top if keep else self.squeeze(top, [axis])
 
     # -- filters and normalisation -----------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ class Dialect:
         lrn_k: whether its LRN reads k.
         joins_powers: whether it joins a Power with the one before it even where that raises to a power.
         merges_layers: whether it merges layers with the filter or Eltwise before, whatever axes they are of.
+        clips_each: whether its Pooling leaves out a window that begins behind the image along padded axes only, where
+            Caffe does along both if one is padded.
         plain_deconvolution: whether its Deconvolution takes images only, and knows no dilation.
     """
 
@@ -41,6 +43,7 @@ class Dialect:
     lrn_k: bool = True
     joins_powers: bool = False
     merges_layers: bool = False
+    clips_each: bool = False
     plain_deconvolution: bool = False
 
     def has(self, *types: str) -> bool:
@@ -59,7 +62,15 @@ DIALECTS = {
         Dialect("bvlc", _CAFFE_1 | {"Clip", "Swish"}, floor=True),
         Dialect("caffe-1.0", _CAFFE_1),
         Dialect("ssd", _CAFFE_1 | {"DetectionOutput", "Normalize", "Permute", "PriorBox"}),
-        Dialect("opencv", _OPENCV, lrn_k=False, joins_powers=True, merges_layers=True, plain_deconvolution=True),
+        Dialect(
+            "opencv",
+            _OPENCV,
+            lrn_k=False,
+            joins_powers=True,
+            merges_layers=True,
+            clips_each=True,
+            plain_deconvolution=True,
+        ),
         Dialect("caffe-bridge", None, floor=True),
     )
 }

@@ -14,6 +14,8 @@ of padding). A rule takes the inputs' shapes and the attributes and returns the 
     normalize(x; eps, scale)                   divided by the L2 norm over axis 1, times an array, (C,) or (), or None
     lrn(x; size, alpha, beta, k)               softmax(x; axis)
     relu elu(alpha) leaky_relu(slope) sigmoid tanh softplus exp log abs mish hard_swish swish(beta) clip(low, high)
+    threshold(x; threshold): 1 above it, else 0    sign(x): -1, 0 or 1    erf(x)
+    gelu(x): x (1 + erf(x / sqrt 2)) / 2
     prelu(x, slope)                            power(x; power, scale, shift): (shift + scale x)^power
     affine(x; scale, shift)                    arrays that broadcast to x, or None
     add sub mul div max min (a, b)

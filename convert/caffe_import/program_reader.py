@@ -30,7 +30,12 @@ def read_program(program: torch.export.ExportedProgram, name: str | None) -> Gra
     """
     if not isinstance(program, torch.export.ExportedProgram):
         raise CaffeError(f"expected what torch.export.export returns, not {type(program).__name__}")
-    return _Reader(_suited(program), name).read()
+    # Operators taken apart give the results other names.
+    return _Reader(_suited(program), name, [spec.arg.name for spec in _results(program)]).read()
+
+
+def _results(program: torch.export.ExportedProgram) -> list[Any]:
+    return [spec for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
 
 
 def _suited(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -44,9 +49,13 @@ def _suited(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
         table = {target: known[target] for target in unknown if target in known}
     if not table and not any(target._schema.is_mutable for target in overloads):
         return program
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's about its own
-        return program.run_decompositions(table)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's about its own
+            return program.run_decompositions(table)
+    except Exception as error:  # torch raises whatever it stumbles over
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise CaffeError(f"the program contradicts itself: {reason}") from error
 
 
 def _converter(target: Any) -> Any:
@@ -76,8 +85,8 @@ def _name(target: Any) -> str:
 
 
 class _Reader:
-    def __init__(self, program: torch.export.ExportedProgram, name: str | None):
-        self.program = program
+    def __init__(self, program: torch.export.ExportedProgram, name: str | None, results: list[str]):
+        self.program, self.results = program, results
         tensors = [*program.state_dict.values(), *program.constants.values()]
         weights = sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
         self.builder = Builder(name or "net", weights)
@@ -124,17 +133,18 @@ class _Reader:
                 if spec.kind == OutputKind.BUFFER_MUTATION:
                     self.graph.problems.add(f"changes its buffer '{spec.target}'; export the module in eval mode")
                 continue
-            name = next(named) or spec.arg.name
+            name = next(named)
             if isinstance(value, Value) and name not in self.graph.output_names:
                 self.graph.add_result(name, value)
 
     def _result_names(self) -> Iterator[str]:
-        """The keys of results that the module returns as a dict, "" for others."""
+        """The results' names in the program, or their keys where the module returns a dict."""
         tree = self.program.call_spec.out_spec
         found = tree.unflatten(range(tree.num_leaves)) if tree is not None else None
-        if isinstance(found, dict) and list(found.values()) == list(range(len(found))):
-            yield from (key if isinstance(key, str) else "" for key in found)
-        yield from itertools.repeat("")
+        if isinstance(found, dict) and list(found.values()) == list(range(len(self.results))):
+            yield from (key if isinstance(key, str) else name for key, name in zip(found, self.results))
+        else:
+            yield from self.results
 
     # -- operators ---------------------------------------------------------------------------------------
 

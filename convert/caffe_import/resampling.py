@@ -60,8 +60,15 @@ def interpolated(size: int, positions: np.ndarray, cubic: float | None = None) -
 
 
 def positions(size: int, wanted: int, scale: float, mode: str) -> np.ndarray:
-    """Where in the input each output cell lies, by ONNX's coordinate_transformation_mode; `scale` is wanted / size."""
+    """Where in the input each output cell lies, by ONNX's coordinate_transformation_mode; `scale` is wanted / size.
+
+    torch_nearest and torch_nearest_exact are what torch takes the floor of.
+    """
     cells = np.arange(wanted, dtype=np.float64)
+    if mode in ("torch_nearest", "torch_nearest_exact"):
+        # As torch computes it, since what lies between two cells is decided by rounding.
+        centre = np.float32(0.5 if mode == "torch_nearest_exact" else 0)
+        return (cells.astype(np.float32) + centre) * np.float32(1 / scale)
     if mode == "align_corners":
         return cells * ((size - 1) / (wanted - 1) if wanted > 1 else 0)
     if mode == "asymmetric":
@@ -99,6 +106,12 @@ def adaptive_means(size: int, wanted: int) -> np.ndarray:
         start, stop = row * size // wanted, -(-(row + 1) * size // wanted)
         matrix[row, start:stop] = 1 / (stop - start)
     return matrix
+
+
+def summed(size: int, exclusive: bool = False, reverse: bool = False) -> np.ndarray:
+    """Sums up to each place, without its own value if exclusive, from the end if reverse."""
+    matrix = np.tril(empty(size, size) + 1, -1 if exclusive else 0)
+    return matrix[::-1, ::-1] if reverse else matrix
 
 
 def repetition(matrix: np.ndarray) -> int:

@@ -27,7 +27,9 @@ def simplify(graph: Graph) -> None:
         drop_expansions,
         join_lines,
         find_hard_swish,
+        find_gelu,
         find_gates,
+        drop_signs,
         find_lrn,
         find_shuffle,
         find_crops,
@@ -108,7 +110,9 @@ def join_lines(graph: Graph) -> None:
         if math.prod(np.broadcast_shapes(*(a.shape for a in arrays))) > 1024 + 4 * max(a.size for a in arrays):
             continue
         scale, shift = before[0] * line[0], before[1] * line[0] + line[1]
-        if scale.ndim == shift.ndim == 0:
+        if x.node.inputs[0].shape == node.output.shape and (shift == 0).all() and np.allclose(scale, 1, 1e-6):
+            graph.replace(node.output, x.node.inputs[0])
+        elif scale.ndim == shift.ndim == 0:
             graph.rewrite(node, "power", x.node.inputs, power=1.0, scale=float(scale), shift=float(shift))
         else:
             kept = (None if (scale == 1).all() else scale, None if (shift == 0).all() else shift)
@@ -192,6 +196,38 @@ def _set_scaled(graph: Graph, node: Node, operator: str, x: Value, factor: float
     x.users.append(made)
     graph.insert(made, node)
     graph.rewrite(node, "power", [made.output], power=1.0, scale=factor, shift=0.0)
+
+
+def find_gelu(graph: Graph) -> None:
+    """x (1 + erf(x / sqrt 2)) / 2, in the orders in which it is written."""
+    for node in graph.walk("mul"):
+        for x, gate in (node.inputs, node.inputs[::-1]):
+            share = gate.made_by("power")
+            erf = share.inputs[0].made_by("erf") if share is not None else None
+            inner = erf.inputs[0].made_by("power") if erf is not None else None
+            if share is None or inner is None or not _is_power(inner, 1, math.sqrt(0.5), 0):
+                continue
+            if not _is_power(share, 1, share["scale"], share["scale"]):
+                continue
+            source, half = inner.inputs[0], x.made_by("power")
+            if source is x:
+                _set_scaled(graph, node, "gelu", x, 2 * share["scale"])
+            elif half is not None and half.inputs[0] is source and _is_power(half, 1, half["scale"], 0):
+                _set_scaled(graph, node, "gelu", source, 2 * share["scale"] * half["scale"])
+            break
+
+
+def drop_signs(graph: Graph) -> None:
+    """The sign of x times |x| is x, as torch writes its pooling by norms."""
+    for node in graph.walk("relu"):
+        if node.inputs[0].made_by(*_NOT_NEGATIVE):
+            graph.replace(node.output, node.inputs[0])
+    for node in graph.walk("mul"):
+        for sign, size in (node.inputs, node.inputs[::-1]):
+            signed, sized = sign.made_by("sign"), size.made_by("abs")
+            if signed is not None and sized is not None and signed.inputs[0] is sized.inputs[0]:
+                graph.replace(node.output, signed.inputs[0])
+                break
 
 
 def find_gates(graph: Graph) -> None:

@@ -2,24 +2,30 @@
 
 from caffe_bridge.convert.caffe_import.aten import (
     combination,
+    comparisons,
     elementwise,
     filters,
+    functions,
     images,
     normalization,
     parts,
     pooling,
     rearrangement,
+    statistics,
 )
 from caffe_bridge.convert.caffe_import.aten.registry import CONVERTERS
 
 __all__ = [
     "CONVERTERS",
     "combination",
+    "comparisons",
     "elementwise",
     "filters",
+    "functions",
     "images",
     "normalization",
     "parts",
     "pooling",
     "rearrangement",
+    "statistics",
 ]

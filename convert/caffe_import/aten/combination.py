@@ -13,20 +13,21 @@ from caffe_bridge.convert.caffe_import.graph import Value
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 
 
-def _value(b: Builder, found: Any) -> Value:
+def value_of(b: Builder, found: Any) -> Value:
+    """A value, for a number a constant."""
     return found if isinstance(found, Value) else b.constant(np.float32(found))
 
 
 @converts("add")
 def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Value:
     """x + alpha y."""
-    return b.binary("add", _value(b, x), _times(b, _value(b, y), alpha))
+    return b.binary("add", value_of(b, x), _times(b, value_of(b, y), alpha))
 
 
 @converts("sub", "subtract")
 def sub(b: Builder, x: Any, y: Any, alpha: float = 1) -> Value:
     """x - alpha y."""
-    return b.binary("sub", _value(b, x), _times(b, _value(b, y), alpha))
+    return b.binary("sub", value_of(b, x), _times(b, value_of(b, y), alpha))
 
 
 @converts("rsub")
@@ -42,7 +43,7 @@ def _times(b: Builder, value: Value, factor: float) -> Value:
 @converts("mul", "multiply")
 def mul(b: Builder, x: Any, y: Any) -> Value:
     """A product."""
-    return b.binary("mul", _value(b, x), _value(b, y))
+    return b.binary("mul", value_of(b, x), value_of(b, y))
 
 
 @converts("div", "divide", "true_divide")
@@ -50,13 +51,13 @@ def div(b: Builder, x: Any, y: Any, rounding_mode: Any = None) -> Value:
     """A quotient."""
     if rounding_mode is not None:
         raise Unsupported("rounds a quotient")
-    return b.binary("div", _value(b, x), _value(b, y))
+    return b.binary("div", value_of(b, x), value_of(b, y))
 
 
 @converts("pow")
 def power(b: Builder, x: Any, y: Any) -> Value:
     """A power."""
-    return b.binary("pow", _value(b, x), _value(b, y))
+    return b.binary("pow", value_of(b, x), value_of(b, y))
 
 
 @converts("maximum")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from caffe_bridge import schema
 from caffe_bridge.convert.caffe_import.aten.registry import CONVERTERS, Converter, converts
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Value
@@ -51,16 +50,6 @@ def relu6(b: Builder, x: Value) -> Value:
 def hardtanh(b: Builder, x: Value, low: float = -1, high: float = 1) -> Value:
     """Limits."""
     return b.clip(x, low, high)
-
-
-@converts("gt")
-def gt(b: Builder, x: Value, other: Any) -> Value:
-    """1 where values are above a number, else 0."""
-    if isinstance(other, Value):
-        raise Unsupported("compares two tensors", "compare with a number")
-    param = schema.LayerParameter(type="Threshold")
-    param.threshold_param.threshold = other
-    return b.add_layer(param, 1, [x])[0]
 
 
 @converts("clamp", "clip")
@@ -130,10 +119,8 @@ def hardsigmoid(b: Builder, x: Value) -> Value:
 
 @converts("gelu")
 def gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
-    """The approximation by tanh; Caffe has no error function."""
-    if approximate != "tanh":
-        raise Unsupported("uses the error function", "use GELU's approximation by tanh (approximate='tanh')")
-    return b.gelu(x)
+    """x times the normal distribution's share below x, to 1e-6, or the approximation by tanh."""
+    return b.gelu(x, approximate == "tanh")
 
 
 @converts("log_sigmoid")

@@ -45,3 +45,9 @@ def exp2(b: Builder, x: Value) -> Value:
 def erf(b: Builder, x: Value) -> Value:
     """The error function, to 1e-6."""
     return b.add("erf", x)
+
+
+@converts("softshrink")
+def softshrink(b: Builder, x: Value, limit: float = 0.5) -> Value:
+    """Values beyond a limit on either side, moved towards 0 by it; 0 for others."""
+    return b.add("sub", b.add("relu", b.power(x, 1, 1, -limit)), b.add("relu", b.power(x, 1, -1, -limit)))

@@ -34,7 +34,7 @@ def replication_pad(b: Builder, x: Value, pads: Sequence[int]) -> Value:
     return pad(b, x, pads, "replicate")
 
 
-def _resizing(mode: str, nearest: str = "asymmetric") -> Converter:
+def _resizing(mode: str, nearest: str = "torch_nearest") -> Converter:
     def resize(b: Builder, x: Value, size: Any, *options: Any, **named: Any) -> Value:
         """Interpolation."""
         rest = list(options)
@@ -51,15 +51,14 @@ def _resizing(mode: str, nearest: str = "asymmetric") -> Converter:
         if factors is not None:
             used[2:] = [float(factor) for factor in factors if factor is not None]
         coordinates = nearest if mode == "nearest" else "align_corners" if corners else "half_pixel"
-        rounding = "floor" if nearest == "asymmetric" else "round_prefer_ceil"
-        return b.resize(x, sizes, used, mode, coordinates, rounding)
+        return b.resize(x, sizes, used, mode, coordinates)
 
     return resize
 
 
 for _axes, _linear in (("1d", "linear"), ("2d", "bilinear"), ("3d", "trilinear")):
     CONVERTERS[f"upsample_nearest{_axes}"] = _resizing("nearest")
-    CONVERTERS[f"_upsample_nearest_exact{_axes}"] = _resizing("nearest", "half_pixel")
+    CONVERTERS[f"_upsample_nearest_exact{_axes}"] = _resizing("nearest", "torch_nearest_exact")
     CONVERTERS[f"upsample_{_linear}{_axes}"] = _resizing("linear")
 CONVERTERS["upsample_bicubic2d"] = _resizing("cubic")
 

@@ -93,6 +93,22 @@ def native_layer_norm(
     return [b.layer_norm(x, len(shape), weight, bias, eps), None, None]
 
 
+@converts("rms_norm")
+def rms_norm(b: Builder, x: Value, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Value:
+    """The last axes, by the root of the mean square."""
+    ndim = len(x.shape)
+    square = b.reduce("mean", b.power(x, 2), range(ndim - len(shape), ndim), True)
+    # Without eps torch takes the distance from 1 to the next number.
+    root = b.power(square, -0.5, 1, float(np.finfo(np.float32).eps) if eps is None else eps)
+    return b.binary("mul", b.add("mul", x, root), weight) if weight is not None else b.add("mul", x, root)
+
+
+@converts("_fused_rms_norm")
+def fused_rms_norm(b: Builder, x: Value, shape: Sequence[int], weight: Any, eps: float | None) -> list[Value | None]:
+    """The last axes, by the root of the mean square."""
+    return [rms_norm(b, x, shape, weight, eps), None]
+
+
 @converts("softmax", "_softmax")
 def softmax(b: Builder, x: Value, dim: int, *_: Any) -> Value:
     """Along one axis."""

@@ -30,6 +30,20 @@ def chunk(b: Builder, x: Value, chunks: int, dim: int = 0) -> list[Value]:
     return split(b, x, -(-x.shape[dim] // chunks), dim)
 
 
+@converts("tensor_split")
+def tensor_split(b: Builder, x: Value, sections: Any, dim: int = 0) -> list[Value]:
+    """That many parts of sizes as equal as can be, or parts between places."""
+    axis = b.axis(dim, len(x.shape))
+    size = x.shape[axis]
+    if isinstance(sections, Value):
+        sections = sections.constant("where to split").tolist()
+    if isinstance(sections, int):
+        points = [i * (size // sections) + min(i, size % sections) for i in range(1, sections)]
+    else:
+        points = list(sections)
+    return [b.slice(x, axis, start, stop) for start, stop in zip([0, *points], [*points, size])]
+
+
 @converts("unbind")
 def unbind(b: Builder, x: Value, dim: int = 0) -> list[Value]:
     """Parts of one cell, without the axis."""
@@ -75,9 +89,11 @@ def index(b: Builder, x: Value, indices: Sequence[Any]) -> Value:
 
 
 def _is_mask(value: Value) -> bool:
-    """Whether a value says yes or no: it comes from a comparison."""
-    maker = value.made_by("layer")
-    return maker is not None and maker["param"].type == "Threshold"
+    """Whether a value says yes or no: it comes from a comparison, or several."""
+    if value.made_by("threshold"):
+        return True
+    joining = value.made_by("power", "mul", "max")
+    return joining is not None and any(_is_mask(part) for part in joining.inputs)
 
 
 @converts("flip")

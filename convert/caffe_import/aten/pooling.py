@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,10 +106,16 @@ def smallest(b: Builder, x: Value, other: Any = None, keepdim: bool = False) -> 
 
 @converts("linalg_vector_norm", "norm")
 def norm(b: Builder, x: Value, ord: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
-    """L1 or L2 norm over axes."""
-    if ord not in (1, 2, None):
-        raise Unsupported(f"is the norm of order {ord}", "1 and 2 are possible")
-    return b.reduce("l1" if ord == 1 else "l2", x, [dim] if isinstance(dim, int) else dim, keepdim)
+    """A norm over axes."""
+    axes = [dim] if isinstance(dim, int) else dim
+    if ord in (1, 2, None):
+        return b.reduce("l1" if ord == 1 else "l2", x, axes, keepdim)
+    size = b.add("abs", x)
+    if ord in (math.inf, -math.inf):
+        return b.reduce("max" if ord > 0 else "min", size, axes, keepdim)
+    if not ord:
+        raise Unsupported("counts the values that are not 0")
+    return b.power(b.reduce("sum", b.power(size, ord), axes, keepdim), 1 / ord)
 
 
 @converts("argmax")

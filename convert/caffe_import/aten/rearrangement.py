@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from caffe_bridge.convert.caffe_import import resampling
-from caffe_bridge.convert.caffe_import.aten.registry import converts
+from caffe_bridge.convert.caffe_import.aten.registry import converts, several
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Value
 from caffe_bridge.convert.caffe_import.problems import Unsupported
@@ -55,6 +55,18 @@ def transpose(b: Builder, x: Value, first: int, second: int) -> Value:
     order = list(range(len(x.shape)))
     order[first], order[second] = order[second], order[first]
     return b.transpose(x, order)
+
+
+@converts("movedim", "moveaxis")
+def movedim(b: Builder, x: Value, source: Any, destination: Any) -> Value:
+    """Axes moved to other places, the rest in their order."""
+    ndim = len(x.shape)
+    places = {
+        b.axis(place, ndim): b.axis(axis, ndim)
+        for axis, place in zip(several(source, 1), several(destination, 1), strict=True)
+    }
+    rest = iter([axis for axis in range(ndim) if axis not in places.values()])
+    return b.transpose(x, [places[place] if place in places else next(rest) for place in range(ndim)])
 
 
 @converts("t", "numpy_T")

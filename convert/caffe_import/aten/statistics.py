@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from caffe_bridge.convert.caffe_import import resampling
 from caffe_bridge.convert.caffe_import.aten.registry import converts
 from caffe_bridge.convert.caffe_import.builder import Builder
@@ -64,6 +62,4 @@ def prod(b: Builder, x: Value, dim: int | None = None, keepdim: bool = False, dt
 def cumsum(b: Builder, x: Value, dim: int, dtype: Any = None) -> Value:
     """Sums up to each place of an axis."""
     axis = b.axis(dim, len(x.shape))
-    matrix = resampling.empty(x.shape[axis], x.shape[axis])
-    matrix[np.tril_indices(len(matrix))] = 1
-    return b.linear(x, {axis: matrix})
+    return b.linear(x, {axis: resampling.summed(x.shape[axis])})

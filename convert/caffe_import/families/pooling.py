@@ -89,6 +89,9 @@ def _pooled(writer: NetWriter, node: Node, bottom: str, method: str) -> tuple[st
         bottom = reshaped(writer, bottom, shape, "image")
     elif len(shape) != 4:
         raise Unsupported(f"pools {len(shape) - 2} axes", "Caffe's Pooling has two")
+    if writer.dialect.clips_each:
+        bottom = _used(writer, node, bottom, wanted)
+        shape = writer.shape(bottom)
     axes, floor = _geometry(writer, node, shape, wanted)
     crops = any(axis.made != axis.wanted for axis in axes)
     param: dict[str, Any] = {"pool": method, **_sizes(axes)}
@@ -100,6 +103,16 @@ def _pooled(writer: NetWriter, node: Node, bottom: str, method: str) -> tuple[st
         if place.made != place.wanted:
             top = sliced(writer, top, axis, place.front, place.front + place.wanted, "rows" if axis == 2 else "columns")
     return top, axes
+
+
+def _used(writer: NetWriter, node: Node, blob: str, wanted: Shape) -> str:
+    """The image without what no window reads along axes without padding, behind which a window could begin."""
+    kernel, stride, begin = _row(node, "kernel", 1), _row(node, "stride", 1), _row(node, "begin", 0)
+    for axis, (window, step, pad) in enumerate(zip(kernel, stride, begin), 2):
+        needed = (wanted[axis] - 1) * step + window
+        if any(begin) and not pad and step > window and needed < writer.shape(blob)[axis]:
+            blob = sliced(writer, blob, axis, 0, needed, f"axis{axis}")
+    return blob
 
 
 def _sizes(axes: list[_Axis]) -> dict[str, int]:

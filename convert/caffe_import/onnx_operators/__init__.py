@@ -2,6 +2,7 @@
 
 from caffe_bridge.convert.caffe_import.onnx_operators import (
     combination,
+    comparisons,
     elementwise,
     filters,
     images,
@@ -14,6 +15,7 @@ from caffe_bridge.convert.caffe_import.onnx_operators.registry import CONVERTERS
 __all__ = [
     "CONVERTERS",
     "combination",
+    "comparisons",
     "elementwise",
     "filters",
     "images",

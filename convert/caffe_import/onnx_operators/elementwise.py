@@ -6,7 +6,6 @@ from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Value
 from caffe_bridge.convert.caffe_import.onnx_node import OnnxNode
 from caffe_bridge.convert.caffe_import.onnx_operators.registry import Inputs, constants, converts
-from caffe_bridge.convert.caffe_import.problems import Unsupported
 
 _PLAIN = {
     "Abs": "abs",
@@ -52,6 +51,13 @@ def selu(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
     return b.power(top, 1, node.get("gamma", 1.0507010))
 
 
+@converts("Celu")
+def celu(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
+    """Exponential below 0, stretched."""
+    alpha = node.get("alpha", 1.0)
+    return b.power(b.add("elu", b.power(inputs[0], 1, 1 / alpha), alpha=1.0), 1, alpha)
+
+
 @converts("Swish")
 def swish(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
     """x sigmoid(alpha x)."""
@@ -66,10 +72,14 @@ def hard_sigmoid(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
 
 @converts("Gelu")
 def gelu(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
-    """The approximation by tanh; Caffe has no error function."""
-    if node.get("approximate", "none") != "tanh":
-        raise Unsupported("uses the error function", "use GELU's approximation by tanh (approximate='tanh')")
-    return b.gelu(inputs[0])
+    """x times the normal distribution's share below x, to 1e-6, or the approximation by tanh."""
+    return b.gelu(inputs[0], node.get("approximate", "none") == "tanh")
+
+
+@converts("Erf")
+def erf(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
+    """The error function, to 1e-6."""
+    return b.add("erf", inputs[0])
 
 
 @converts("Softsign")

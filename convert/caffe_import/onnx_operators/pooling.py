@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from caffe_bridge.convert.caffe_import import resampling
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Value
 from caffe_bridge.convert.caffe_import.onnx_node import OnnxNode
@@ -55,6 +56,28 @@ def reduce(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
         kind.replace("logsum", "sum") if kind == "logsum" else kind, inputs[0], axes, bool(node.get("keepdims", 1))
     )
     return b.add("log", top) if kind == "logsum" else top
+
+
+@converts("ReduceProd")
+def product(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
+    """The product over axes."""
+    top, keep = inputs[0], bool(node.get("keepdims", 1))
+    axes = node.axes_of(constants(inputs))
+    if axes is None and node.get("noop_with_empty_axes", 0):
+        return top
+    found = range(len(top.shape)) if axes is None else axes
+    for axis in sorted((b.axis(axis, len(top.shape)) for axis in found), reverse=True):
+        top = b.product(top, axis, keep)
+    return top
+
+
+@converts("CumSum")
+def cumulative_sum(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
+    """Sums up to each place of an axis."""
+    x = inputs[0]
+    axis = b.axis(int(inputs[1].constant("the axis").reshape(-1)[0]), len(x.shape))
+    matrix = resampling.summed(x.shape[axis], bool(node.get("exclusive", 0)), bool(node.get("reverse", 0)))
+    return b.linear(x, {axis: matrix})
 
 
 @converts("ArgMax")
