@@ -13,7 +13,7 @@ from layer_cases import REFERENCE
 
 import caffe_bridge
 from caffe_bridge import LayerError, schema, text_format
-from caffe_bridge.convert.onnx_export.verification import random_inputs
+from caffe_bridge.convert.onnx_export.verification import difference, random_inputs
 from caffe_bridge.convert.torch_export import torch_module, written_types
 from caffe_bridge.convert.torch_export.source import identifier, literal, wrapped
 from caffe_bridge.tools import torch_table
@@ -45,16 +45,6 @@ def draw(net: caffe_bridge.Net) -> None:
                 parameter.uniform_(0.5, 1, generator=generator)
 
 
-def difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """max |got - wanted| / max(1, max |wanted|); infinity where shapes differ. Not-a-numbers must be in one place."""
-    if got.shape != wanted.shape:
-        return float("inf")
-    error = (got.double() - wanted.double()).abs()
-    error[(got == wanted) | (got.isnan() & wanted.isnan())] = 0
-    scale = max(1.0, wanted[wanted.isfinite()].abs().max().item()) if wanted.isfinite().any() else 1.0
-    return (error.max().item() if error.numel() else 0.0) / scale
-
-
 def assert_same(net: caffe_bridge.Net, inputs: dict | None = None) -> torch.nn.Module:
     written = torch_module(net)
     module = written.module()
@@ -65,7 +55,7 @@ def assert_same(net: caffe_bridge.Net, inputs: dict | None = None) -> torch.nn.M
         made = module(*(tensors[name] for name in net.inputs))
     made = made if isinstance(made, dict) else {written.outputs[0]: made}
     assert list(made) == written.outputs == net.outputs
-    found = {blob: difference(made[blob], wanted[blob]) for blob in net.outputs}
+    found = {blob: difference(made[blob].numpy(), wanted[blob].numpy()) for blob in net.outputs}
     assert max(found.values()) <= TOLERANCE, (found, written.source)
     return module
 
