@@ -32,10 +32,10 @@ def make_layer(text: str, *bottom_shapes: tuple[int, ...], phase: str = "TEST", 
 
 def cases(*prefixes: str, folder: str = "layers") -> list[str]:
     """Names of the recorded cases of layer families, as `folder/name`."""
-    found = sorted((REFERENCE / folder).glob("*.npz"))
-    names = [path.stem for path in found if path.stem.rsplit("_", 1)[0] in prefixes]
-    assert names, f"no recorded case of {prefixes}"
-    return [f"{folder}/{name}" for name in names]
+    recorded = [path.stem for path in sorted((REFERENCE / folder).glob("*.npz"))]
+    missing = {*prefixes} - {name.rsplit("_", 1)[0] for name in recorded}
+    assert prefixes and not missing, f"no recorded case of {missing}"
+    return [f"{folder}/{name}" for name in recorded if name.rsplit("_", 1)[0] in prefixes]
 
 
 def error(got: torch.Tensor, wanted: np.ndarray) -> float:

@@ -19,7 +19,9 @@ FOLDER = Path(__file__).parent / "reference" / "pyfrcnn"
 
 def names(*operations: str) -> list[str]:
     """The recorded cases of some operations."""
-    return [path.stem for operation in operations for path in sorted(FOLDER.glob(f"{operation}__*.npz"))]
+    found = {operation: sorted(path.stem for path in FOLDER.glob(f"{operation}__*.npz")) for operation in operations}
+    assert all(found.values()), found
+    return [case for cases in found.values() for case in cases]
 
 
 def load(case: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -63,7 +63,9 @@ def settings(**values: Any) -> Iterator[None]:
 
 
 def recorded(*operations: str) -> list[str]:
-    return [path.stem for operation in operations for path in sorted(MNC.glob(f"{operation}__*.npz"))]
+    found = {operation: sorted(path.stem for path in MNC.glob(f"{operation}__*.npz")) for operation in operations}
+    assert all(found.values()), found
+    return [case for cases in found.values() for case in cases]
 
 
 def load(case: str) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
