@@ -53,6 +53,25 @@ def test_native_kernel_is_the_formula(shape, size, beta):
     torch.testing.assert_close(single, expected.float(), rtol=2e-6, atol=0)
 
 
+@pytest.mark.skipif(not native.load().loaded, reason="the extension is not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 5, 2**31 - 1])
+@pytest.mark.parametrize(
+    "shape", [(2, 7, 17, 31), (1, 33, 5, 4), (2, 3, 1, 1), (3, 1, 4, 5), (0, 3, 4, 5), (2, 3, 0, 5)]
+)
+def test_channels_side_by_side_give_the_same_bits(shape, size, dtype):
+    x = 10 * torch.randn(shape, dtype=dtype)
+    beside = x.contiguous(memory_format=torch.channels_last)
+    for beta in (0.75, 0.6):
+        top = functional.lrn(beside, size, 0.5, beta, 2.0)
+        assert top.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(top, functional.lrn(x, size, 0.5, beta, 2.0))
+    part = beside[:, :, :, 1:]
+    assert torch.equal(
+        functional.lrn(part, size, 0.5, 0.75, 2.0), functional.lrn(part.contiguous(), size, 0.5, 0.75, 2.0)
+    )
+
+
 def test_has_two_derivatives():
     x = torch.randn(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
 

@@ -201,6 +201,16 @@ def test_native_maxima_are_those_of_the_twin(geometry, dtype):
     torch.testing.assert_close(native_grad, plain_grad, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_channels_side_by_side_have_the_same_maxima(geometry):
+    size, kernel, stride, pad, _, mode = geometry
+    windows = Windows(kernel, stride, pad, mode == "CEIL")
+    x = torch.randint(-3, 4, (3, 2, *size), generator=torch.Generator().manual_seed(2)).float()
+    x[0, 0, 0, :2] = torch.nan
+    beside = x.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(max_pool(beside, windows), max_pool(x, windows), rtol=0, atol=0, equal_nan=True)
+
+
 def test_max_pool_has_two_derivatives():
     x = torch.randperm(2 * 2 * 7 * 6, generator=torch.Generator().manual_seed(3)).view(2, 2, 7, 6).double()
     x.requires_grad_()
