@@ -19,7 +19,7 @@ def upgraded(data: bytes, name: str) -> tuple[bool, bytes]:
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
     older = upgrade_net(net, name)
-    return older, dialects.serialize_net(net)
+    return bool(older), dialects.serialize_net(net)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ def upgraded(data: bytes, name: str) -> tuple[bool, bytes]:
     net = schema.NetParameter()
     lines = text_format.parse(data, net, name)
     older = upgrade_net(net, name, lines)
-    return older, text_format.format(net).encode()
+    return bool(older), text_format.format(net).encode()
 
 
 def main(argv: list[str] | None = None) -> int:

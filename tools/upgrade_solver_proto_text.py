@@ -16,7 +16,7 @@ def upgraded(data: bytes, name: str) -> tuple[bool, bytes]:
     solver = schema.SolverParameter()
     text_format.parse(data, solver, name)
     older = upgrade_solver(solver, name)
-    return older, text_format.format(solver).encode()
+    return bool(older), text_format.format(solver).encode()
 
 
 def main(argv: list[str] | None = None) -> int:
