@@ -24,7 +24,7 @@ CASES, FIRST = int(os.environ.get("CASES", "200")), int(os.environ.get("FIRST", 
 def test_every_file_is_refused_or_read():
     names = list(targets.TARGETS)
     jobs = [job for name in names for job in driver.cut_jobs(name, most=1) if job.last < 4000]
-    jobs += [driver.Job(name, FIRST, FIRST + CASES) for name in names]
+    jobs += [job for name in names for job in driver.mutation_jobs(name, FIRST, CASES)]
     total = driver.Report()
     for _, report in driver.run(jobs):
         total.merge(report)

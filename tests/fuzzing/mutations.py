@@ -167,7 +167,8 @@ def move_line(text: str, rng: random.Random) -> str:
         return text
     line = lines[rng.randrange(len(lines))] if rng.random() < 0.5 else lines.pop(rng.randrange(len(lines)))
     if rng.random() < 0.7:
-        lines.insert(rng.randrange(len(lines) + 1), line * rng.choice((1, 1, 1, 50)))
+        times = rng.choice((1, 1, 1, 50))
+        lines.insert(rng.randrange(len(lines) + 1), line * (times if len(line) * times <= MAX_GROWTH else 1))
     return "".join(lines)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from caffe_bridge import schema, text_format, weights
 from caffe_bridge.convert.formats import find_reader
 from caffe_bridge.convert.model import Model
 from caffe_bridge.convert.tensor_files import write_safetensors
+from caffe_bridge.convert.torch_export.parts.arrangement import filter_rows
 from caffe_bridge.definition import insert_splits, read_net, read_solver
 from caffe_bridge.errors import CaffeError, WeightsError
 from caffe_bridge.graph import build_graph
@@ -28,6 +32,7 @@ from fuzzing.mutations import BINARY, TEXT, Mutation
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 FILES = REFERENCE / "files"
+_GRAPH = "archive/models/model.json"
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Target:
         samples: files in order, small enough to be cut at every byte; the first is the smallest.
         read: does with a file what a user would; raises CaffeError for a bad one.
         mutations: what is done to the samples.
+        slowness: how much longer than others a case takes; there are as many times fewer, with as much more time each.
     """
 
     suffix: str
     samples: Callable[[], Sequence[bytes]]
     read: Callable[[Path], None]
     mutations: Sequence[Mutation] = BINARY
+    slowness: int = 1
 
 
 def _tiny() -> dict[str, list[Any]]:
@@ -262,6 +269,58 @@ def _exported() -> bytes:
     return _written(lambda path: export_onnx(net, path), ".onnx")
 
 
+class Chosen(torch.nn.Module):
+    """A filter, and an operator whose result has as many rows as data say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 3, 3, stride=2)
+
+    def forward(self, x: torch.Tensor, selector: torch.Tensor) -> dict[str, torch.Tensor]:
+        note = 'name: "filter" type: "Filter" bottom: "a" bottom: "b" top: "c"'
+        (rows,) = filter_rows([self.conv(x).relu()], selector, layer=note)
+        return {"y": F.max_pool2d(rows, 2).flatten(1) * 2}
+
+
+def programs() -> list[bytes]:
+    """Exported programs."""
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Sigmoid())
+    found = []
+    for module, inputs in ((plain, (torch.zeros(2, 3),)), (Chosen(), (torch.zeros(2, 2, 8, 9), torch.ones(2)))):
+        program = torch.export.export(module.eval(), inputs)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        found.append(file.getvalue())
+    return found
+
+
+def program_graphs() -> list[bytes]:
+    """The graphs of exported programs, which mutations of the whole file do not reach: archives have checksums."""
+    return [records[_GRAPH] for records in _program_records()]
+
+
+@functools.cache
+def _program_records() -> list[dict[str, bytes]]:
+    found = []
+    for program in programs():
+        with zipfile.ZipFile(io.BytesIO(program)) as archive:
+            found.append({name: archive.read(name) for name in archive.namelist()})
+    return found
+
+
+def read_program_graph(path: Path) -> None:
+    """Read a graph in an archive with the weights of the program whose length it has most nearly."""
+    graph = path.read_bytes()
+    records = min(_program_records(), key=lambda records: abs(len(records[_GRAPH]) - len(graph)))
+    archive_path = path.with_suffix(".pt2")
+    with zipfile.ZipFile(archive_path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, graph if name == _GRAPH else content)
+    read_model(archive_path)
+
+
 def read_model(path: Path) -> None:
     """Read a file as `convert` does."""
     for blobs in find_reader(str(path))(str(path)).completed().values():
@@ -318,6 +377,8 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(".safetensors", safetensors_files, read_model),
     "state_dict": Target(".pt", state_dicts, read_model),
     "onnx": Target(".onnx", onnx_models, read_model),
+    "pt2": Target(".pt2", programs, read_model, slowness=5),
+    "pt2_graph": Target(".json", program_graphs, read_program_graph, TEXT, slowness=5),
     "prototxt": Target(".prototxt", prototxts, read_prototxt, TEXT),
     "solver": Target(".prototxt", solver_prototxts, read_solver_prototxt, TEXT),
 }
