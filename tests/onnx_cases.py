@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from input_layers import input_layers
 from layer_cases import REFERENCE
 
 import caffe_bridge
@@ -166,11 +167,7 @@ def _made_case(name: str, type_: str) -> Case:
         scores = generator.permutation(np.linspace(0.01, 0.99, inputs["x0"].size, dtype=np.float32))
         inputs |= {"x0": scores.reshape(inputs["x0"].shape), "x2": np.float32([[140, 188, 1.3]])}
         inputs["x1"] *= 0.4
-    bottoms = "".join(
-        f'layer {{ name: "{blob}" type: "Input" top: "{blob}" input_param {{ shape {{ '
-        f"{' '.join(f'dim: {size}' for size in array.shape)} }} }} }}\n"
-        for blob, array in inputs.items()
-    )
+    bottoms = input_layers(**{blob: array.shape for blob, array in inputs.items()})
     read = " ".join(f'bottom: "{blob}"' for blob in inputs)
     return Case(name, [type_], f'{bottoms}layer {{ name: "layer" {read} {text} }}', inputs)
 

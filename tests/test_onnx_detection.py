@@ -9,6 +9,7 @@ import numpy as np
 import onnx_cases
 import pytest
 import torch
+from input_layers import input_layers
 
 import caffe_bridge
 from caffe_bridge import LayerError, recipe
@@ -26,12 +27,7 @@ PROTOTXT = Path(caffe_bridge.__file__).parents[1] / "prototxt"
 
 
 def make_net(body: str, **shapes: tuple[int, ...]) -> caffe_bridge.Net:
-    inputs = "".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
-        f"{' '.join(f'dim: {dim}' for dim in shape)} }} }} }}\n"
-        for name, shape in shapes.items()
-    )
-    return caffe_bridge.Net(inputs + body, phase="TEST")
+    return caffe_bridge.Net(input_layers(**shapes) + body, phase="TEST")
 
 
 def run(net: caffe_bridge.Net, path: Path, inputs: dict[str, np.ndarray], **options) -> tuple[list, list]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_cases
 import pytest
 import torch
+from input_layers import numbered_inputs
 from layer_cases import REFERENCE
 
 import caffe_bridge
@@ -34,12 +35,7 @@ DEPLOY, PLAIN = FILES / "deploy.prototxt", FILES / "plain.caffemodel"
 
 def make_net(body: str, *shapes: str) -> caffe_bridge.Net:
     """A net with inputs x0, x1, ... and its parameters drawn at random."""
-    inputs = "".join(
-        f'layer {{ name: "x{i}" type: "Input" top: "x{i}" input_param {{ shape {{ '
-        f"{' '.join(f'dim: {dim}' for dim in shape.split(','))} }} }} }}\n"
-        for i, shape in enumerate(shapes)
-    )
-    net = caffe_bridge.Net(inputs + body, phase="TEST")
+    net = caffe_bridge.Net(numbered_inputs(*shapes) + body, phase="TEST")
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.uniform_(0.2, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from input_layers import numbered_inputs
 
 import caffe_bridge
 from caffe_bridge import CaffeError, schema, text_format
@@ -30,13 +31,8 @@ ROOT = Path(caffe_bridge.__file__).parents[1] / "prototxt"
 
 def make_model(body: str, *shapes: str, seed: int = 0) -> Model:
     """A model with inputs x0, x1, ..., its parameters drawn at random."""
-    inputs = "".join(
-        f'layer {{ name: "x{i}" type: "Input" top: "x{i}" input_param {{ shape {{ '
-        f"{' '.join(f'dim: {dim}' for dim in shape.split(','))} }} }} }}\n"
-        for i, shape in enumerate(shapes)
-    )
     definition = schema.NetParameter()
-    text_format.parse(inputs + body, definition)
+    text_format.parse(numbered_inputs(*shapes) + body, definition)
     return with_weights(definition, seed)
 
 

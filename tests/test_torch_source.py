@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from input_layers import numbered_inputs
 from layer_cases import REFERENCE
 
 import caffe_bridge
@@ -24,12 +25,7 @@ ROOT = Path(caffe_bridge.__file__).parents[1] / "prototxt"
 
 def make_net(body: str, *shapes: str) -> caffe_bridge.Net:
     """A net with inputs x0, x1, ... and its parameters drawn at random."""
-    inputs = "".join(
-        f'layer {{ name: "x{i}" type: "Input" top: "x{i}" input_param {{ shape {{ '
-        f"{' '.join(f'dim: {dim}' for dim in shape.split(','))} }} }} }}\n"
-        for i, shape in enumerate(shapes)
-    )
-    net = caffe_bridge.Net(inputs + body, phase="TEST")
+    net = caffe_bridge.Net(numbered_inputs(*shapes) + body, phase="TEST")
     draw(net)
     return net
 
