@@ -59,6 +59,29 @@ def test_a_module_of_ones_own():
         torch.testing.assert_close(found, module(image, ROIS))
 
 
+def test_pooling_of_torchvision():
+    """torchvision need not be there: its operator is defined here by what Caffe's computes."""
+    if not hasattr(torch.ops.torchvision, "roi_pool"):
+
+        @torch.library.custom_op("torchvision::roi_pool", mutates_args=())
+        def _(
+            x: torch.Tensor, rois: torch.Tensor, spatial_scale: float, pooled_height: int, pooled_width: int
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            found = roi_pooling(x, rois, (pooled_height, pooled_width), spatial_scale)
+            return found, torch.zeros_like(found)
+
+        _.register_fake(lambda x, rois, _, *size: tuple(x.new_empty(len(rois), x.shape[1], *size) for _ in range(2)))
+
+    class Module(torch.nn.Module):
+        def forward(self, image, rois):
+            return torch.ops.torchvision.roi_pool(image * 2, rois, 0.5, 2, 3)[0].relu()
+
+    image = torch.randn(2, 3, 10, 12)
+    model = import_program(export(Module(), image, ROIS), dialect="opencv")
+    (found,) = build_net(model)(image=image, rois=ROIS).values()
+    torch.testing.assert_close(found, Module()(image, ROIS))
+
+
 def test_gradients_pass_through_the_function():
     image = torch.randn(2, 3, 10, 12)
     module = Pooled(ROI_POOLING)

@@ -1,4 +1,4 @@
-"""The operators torch.ops.caffe of the sources that torch_export writes (its parts/operators.py)."""
+"""Layers in one piece: the operators torch.ops.caffe that torch_export's sources have, and torchvision's RoI pooling."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from caffe_bridge import schema, text_format
+from caffe_bridge.convert.caffe_import.aten.registry import converts
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Value
 from caffe_bridge.convert.caffe_import.problems import Unsupported
@@ -37,6 +38,15 @@ def restored(b: Builder, arguments: Mapping[str, Any]) -> list[Value]:
         raise Unsupported(f"has {len(tensors)} tensors for the {len(param.bottom)} bottoms of its layer")
     blobs = [value.constant("a weight") for value in weights]
     return b.add_layer(param, len(param.top), tensors[: len(param.bottom)], blobs)
+
+
+@converts("torchvision.roi_pool")
+def roi_pool(b: Builder, x: Value, rois: Value, scale: float, height: int, width: int) -> list[Value]:
+    """torchvision's RoI pooling, which is Caffe's; without the positions of the maxima."""
+    param = schema.LayerParameter(type="ROIPooling")
+    param.roi_pooling_param.pooled_h, param.roi_pooling_param.pooled_w = height, width
+    param.roi_pooling_param.spatial_scale = scale
+    return b.add_layer(param, 1, [x, rois])
 
 
 def _leaves(found: Any) -> list[Any]:
