@@ -1,4 +1,4 @@
-"""Layers in one piece: the operators torch.ops.caffe that torch_export's sources have, and torchvision's RoI pooling."""
+"""Layers in one piece: operators torch.ops.caffe, which torch_export's sources have, and torchvision's RoI pooling."""
 
 from __future__ import annotations
 
