@@ -67,8 +67,8 @@ def positions(size: int, wanted: int, scale: float, mode: str) -> np.ndarray:
     cells = np.arange(wanted, dtype=np.float64)
     if mode in ("torch_nearest", "torch_nearest_exact"):
         # As torch computes it, since what lies between two cells is decided by rounding.
-        centre = np.float32(0.5 if mode == "torch_nearest_exact" else 0)
-        return (cells.astype(np.float32) + centre) * np.float32(1 / scale)
+        offset = np.float32(0.5 if mode == "torch_nearest_exact" else 0)
+        return (cells.astype(np.float32) + offset) * np.float32(1 / scale)
     if mode == "align_corners":
         return cells * ((size - 1) / (wanted - 1) if wanted > 1 else 0)
     if mode == "asymmetric":
