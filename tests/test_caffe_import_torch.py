@@ -387,6 +387,7 @@ class TestValues:
         layers = [
             nn.InstanceNorm2d(6, affine=True), nn.InstanceNorm2d(6), nn.GroupNorm(3, 6), nn.LayerNorm(5),
             nn.LayerNorm((6, 4, 5)), nn.BatchNorm2d(6, affine=False), nn.LocalResponseNorm(3, 0.5, 0.6, 1.5),
+            nn.LocalResponseNorm(4, 0.5, 0.6, 2),
         ]  # fmt: skip
         module = Together(layers).eval()
         for parameter in module.parameters():
@@ -439,6 +440,7 @@ class TestRearrangements:
             lambda x: F.interpolate(x, size=(8, 9), mode="nearest-exact"),
             lambda x: F.interpolate(x.repeat(1, 1, 3, 1)[:, :, :14], size=(9, 3), mode="nearest-exact"),
             lambda x: F.interpolate(x, scale_factor=(2, 3)),
+            lambda x: F.interpolate(x[:, :, :3], scale_factor=(1.2, 1.7)),
             lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"),
             lambda x: F.interpolate(x, scale_factor=1.7, mode="nearest", recompute_scale_factor=True),
             lambda x: F.pad(x, (1, 2, 0, 3), mode="reflect"), lambda x: F.pad(x, (1, 2, 2, 0), mode="replicate"),

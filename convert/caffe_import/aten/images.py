@@ -50,6 +50,9 @@ def _resizing(mode: str, nearest: str = "torch_nearest") -> Converter:
         used = [want / have for have, want in zip(x.shape, sizes)]
         if factors is not None:
             used[2:] = [float(factor) for factor in factors if factor is not None]
+        if mode == "nearest" and nearest == "torch_nearest" and inner == 2:
+            # Of images torch goes by the sizes where they are equal, or one is double.
+            used = [want / have if want in (have, 2 * have) else f for f, want, have in zip(used, sizes, x.shape)]
         coordinates = nearest if mode == "nearest" else "align_corners" if corners else "half_pixel"
         return b.resize(x, sizes, used, mode, coordinates)
 

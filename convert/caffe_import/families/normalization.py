@@ -21,10 +21,12 @@ def lrn(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """LRN."""
     size, alpha, beta, k = (node[key] for key in ("size", "alpha", "beta", "k"))
     shape = node.output.shape
-    if size < 1 or size % 2 == 0:
-        raise Unsupported(f"normalises over {size} channels", "Caffe's LRN takes an odd number")
+    if size < 1:
+        raise Unsupported(f"normalises over {size} channels")
     images = shape if len(shape) == 4 else (*shape[:2], 1, math.prod(shape[2:]))
     blob = reshaped(writer, bottoms[0], images, "image")
+    if size % 2 == 0:
+        return reshaped(writer, _even_lrn(writer, blob, size, alpha, beta, k), shape, "axes")
     factor = 1.0
     if not writer.dialect.lrn_k and k != 1:
         # (k + a s)^-b = k^-b (1 + a / k s)^-b
@@ -35,6 +37,19 @@ def lrn(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     if factor != 1:
         top = powered(writer, top, "scale", scale=factor)
     return reshaped(writer, top, shape, "axes")
+
+
+def _even_lrn(writer: NetWriter, blob: str, size: int, alpha: float, beta: float, k: float) -> str:
+    """Caffe's LRN takes an odd number of channels: here a Convolution adds up squares, size // 2 of channels before."""
+    images = writer.shape(blob)
+    channel = np.arange(images[1])
+    apart = channel - channel[:, None]
+    near = ((apart >= -(size // 2)) & (apart < size - size // 2)).astype(np.float32)
+    square = powered(writer, blob, "square", power=2)
+    param: dict[str, Any] = {"num_output": images[1], "bias_term": False, "kernel_size": [1]}
+    total = writer.add("Convolution", [square], images, "sum", [near[:, :, None, None]], convolution_param=param)
+    factor = powered(writer, total, "factor", power=-beta, scale=alpha / size, shift=k)
+    return writer.add("Eltwise", [blob, factor], images, eltwise_param={"operation": "PROD"})
 
 
 @emits("standardize")

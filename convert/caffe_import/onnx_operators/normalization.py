@@ -48,6 +48,8 @@ def layer_normalization(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
 def lrn(b: Builder, node: OnnxNode, inputs: Inputs) -> Value:
     """Local response normalisation across channels."""
     alpha, beta, k = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
+    if node["size"] % 2 == 0:
+        raise Unsupported(f"normalises over {node['size']} channels", "give an odd number")
     return b.add("lrn", inputs[0], size=node["size"], alpha=alpha, beta=beta, k=k)
 
 
