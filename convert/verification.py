@@ -67,14 +67,14 @@ def runner(files: Sequence[str], model: Model | None) -> Runner:
         return _onnx_runner(files[0], names)
     if ".pt2" in suffixes:
         program = read_program(files[0])
-        return _module_runner(program.module(), names or _program_names(program))
+        return _module_runner(files[0], program.module(), names or _program_names(program))
     if ".py" in suffixes:
         assert names is not None
         path = files[suffixes.index(".py")]
         weights = next((file for file in files if file != path), weights_beside(path))
         namespace: dict[str, Any] = {"__name__": "converted"}
         exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), namespace)
-        return _module_runner(namespace["load"](weights), names)
+        return _module_runner(path, namespace["load"](weights), names)
     return caffe_runner(read_model(files))
 
 
@@ -100,12 +100,15 @@ def _onnx_runner(path: str, names: tuple[Sequence[str], Sequence[str]] | None) -
     return run
 
 
-def _module_runner(module: torch.nn.Module, names: tuple[Sequence[str], Sequence[str]]) -> Runner:
+def _module_runner(what: str, module: torch.nn.Module, names: tuple[Sequence[str], Sequence[str]]) -> Runner:
     inputs, outputs = names
 
     def run(arrays: Arrays) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            made = module(*(torch.as_tensor(arrays[name]) for name in inputs))
+        try:
+            with torch.no_grad():
+                made = module(*(torch.as_tensor(arrays[name]) for name in inputs))
+        except RuntimeError as error:
+            raise CaffeError(f"torch cannot run {what} on these inputs: {str(error).splitlines()[0]}") from error
         values = torch.utils._pytree.tree_leaves(made)
         return {name: value.numpy() for name, value in zip(outputs, values)}
 
@@ -124,29 +127,38 @@ def correspondence(old: Model, new: Model, changes: Changes) -> dict[str, str]:
     return blobs | changes.old_names([name for name in after.inputs if name not in before.inputs], list(before.shapes))
 
 
-def input_sets(model: Model, path: str | None) -> list[tuple[str, Arrays]]:
-    """(what they are, inputs) to compare on: random ones, and those of an .npz file.
+def read_inputs(path: str, model: Model) -> Arrays:
+    """The arrays of an .npz file for a model's inputs.
 
-    Raises CaffeError for a file that lacks an input of the model, or cannot be read, and for inputs beyond 1 GiB.
+    Raises CaffeError for a file that lacks one, or cannot be read.
     """
+    graph = graph_of(model)
+    names = graph.inputs
+    try:
+        if Path(path).is_file() and not zipfile.is_zipfile(path):
+            raise CaffeError(f"{path}: is no .npz file, which numpy.savez writes")
+        with np.load(path, allow_pickle=False) as file:
+            given = {name: np.asarray(file[name], np.float32) for name in names if name in file}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CaffeError(f"{path}: cannot be read as arrays: {getattr(error, 'strerror', None) or error}") from error
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise CaffeError(f"{path}: has no array '{missing[0]}', which is an input of the net")
+    for name, array in given.items():
+        if array.ndim != len(graph.shapes[name]):
+            raise CaffeError(f"{path}: array '{name}' has shape {array.shape}, the input {graph.shapes[name]}")
+    return given
+
+
+def random_arrays(model: Model) -> Arrays:
+    """Random inputs of a model. Raises CaffeError for inputs beyond 1 GiB."""
     net = build_net(model)
     for name in net.inputs:
         if math.prod(net.graph.shapes[name]) > _MOST_VALUES:
             raise CaffeError(
                 f"input '{name}' of shape {net.graph.shapes[name]} is too large to try; --input-shape helps"
             )
-    sets: list[tuple[str, Arrays]] = [("random inputs", random_inputs(net))]
-    if path is not None:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                given = {name: np.asarray(file[name], np.float32) for name in net.inputs if name in file}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise CaffeError(f"{path}: cannot be read as arrays: {error}") from error
-        missing = [name for name in net.inputs if name not in given]
-        if missing:
-            raise CaffeError(f"{path}: has no array '{missing[0]}', which is an input of the net")
-        sets.append((path, given))
-    return sets
+    return random_inputs(net)
 
 
 def compare(
@@ -183,7 +195,7 @@ def verify(
     reference: Model,
     model: Model,
     changes: Changes,
-    inputs: str | None = None,
+    inputs: tuple[str, Arrays] | None = None,
 ) -> list[tuple[str, dict[str, float]]]:
     """What a written net computes against the one it was made from.
 
@@ -192,12 +204,12 @@ def verify(
         destinations: the files of the new one.
         reference, model: the two nets.
         changes: what was changed between them.
-        inputs: an .npz file with inputs of the old net, to compare on besides random ones.
+        inputs: what they are, and inputs of the old net, to compare on besides random ones.
 
     Returns:
         for each set of inputs what they are, and each output's error.
     """
-    sets = input_sets(reference, inputs)
+    sets = [("random inputs", random_arrays(reference)), *([inputs] if inputs is not None else [])]
     whole = bool(sources) and suffix_of(sources[0]) in WHOLE and not (changes.outputs or changes.starts)
     if suffix_of(destinations[0]) == ".onnx" and not whole and not changes.any():
         net = build_net(model)

@@ -147,7 +147,21 @@ class TestFormats:
         assert run(main, ["net.prototxt", "net.caffemodel", "b.onnx", "--inputs", "other.npz"]) == 2
         assert "has no array 'data'" in capsys.readouterr().err
         Path("no.npz").write_bytes(pickle.dumps([1]))
-        assert run(main, ["net.prototxt", "net.caffemodel", "b.onnx", "--inputs", "no.npz"]) == 2
+        np.savez("flat.npz", data=np.zeros(3))
+        for name, message in (
+            ("no.npz", "is no .npz file"),
+            ("missing.npz", "missing.npz: cannot be read as arrays: No such file"),
+            ("flat.npz", "array 'data' has shape (3,), the input"),
+        ):
+            assert run(main, ["net.prototxt", "net.caffemodel", "c.onnx", "--inputs", name]) == 2
+            assert message in capsys.readouterr().err
+        assert not Path("c.onnx").exists()
+
+    def test_programs_have_one_size(self, files, capsys):
+        assert convert("net.pt2") == 0
+        assert run(main, ["net.pt2", "c.prototxt", "c.h5", "--input-shape", "data=1,3,16,16"]) == 2
+        assert "of which only the batch can be another" in capsys.readouterr().err
+        assert not Path("c.prototxt").exists()
 
     def test_a_wrong_result_is_told(self, files, capsys, monkeypatch):
         from caffe_bridge.convert import torch_export

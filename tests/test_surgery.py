@@ -227,6 +227,14 @@ class TestPreprocessing:
         x = image(2, 3, 7, 8)
         assert_close(run(made, x0=x)["c"], run(model, x0=x / 256)["c"])
 
+    def test_numbers_without_a_meaning(self):
+        model = make_model(CONV.format(type="Convolution", geometry="kernel_size: 3"), "2,3,7,8")
+        for mean, scale, message in (
+            (None, 0.0, "a scale of 0"), (None, [1, np.nan, 1], "scale 1, nan, 1 is not"), ([np.inf], 1.0, "mean inf"),
+        ):  # fmt: skip
+            with pytest.raises(CaffeError, match=message):
+                include_preprocessing(model, mean, scale)
+
     def test_a_mean_image(self):
         model = make_model(CONV.format(type="Convolution", geometry="kernel_size: 3"), "2,3,7,8")
         mean = image(3, 7, 8, seed=5)

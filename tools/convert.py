@@ -87,9 +87,12 @@ def main(argv: list[str] | None = None) -> int:
         given.error("--opset, --static and --target are for writing .onnx")
     if arguments.torchvision and not {*suffixes} <= {".pt", ".pth", ".safetensors"}:
         given.error("--torchvision is for writing .pt, .pth or .safetensors")
+    if arguments.dialect and not any(path.endswith((".onnx", ".pt2")) for path in sources):
+        given.error("--dialect is for reading .onnx and .pt2")
     shapes = dict(arguments.input_shape or ())
     original = formats.read_model(sources, **_reading(arguments, shapes))
-    original = _with_input_shapes(original, shapes)
+    original = _with_input_shapes(original, shapes, sources)
+    inputs = _inputs(arguments.inputs, original) if arguments.inputs else None
     first, changes = _changes(arguments, original).parts()
     reference, notes = first.apply(original)
     model, more = changes.apply(reference)
@@ -97,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         return _write_torchvision(destinations[0], model, arguments, [*notes, *more])
     formats.write_model(model, destinations, **_writing(arguments, suffixes))
     _report(destinations, model, [*notes, *more])
-    return _verify(arguments, [] if first.any() else sources, destinations, reference, model, changes)
+    return _verify(arguments, [] if first.any() else sources, destinations, reference, model, changes, inputs)
 
 
 def _names(text: str) -> list[str]:
@@ -143,10 +146,27 @@ def _writing(arguments: argparse.Namespace, suffixes: Sequence[str]) -> dict[str
     return {"half": arguments.fp16} if ".py" in suffixes else {}
 
 
-def _with_input_shapes(model: Model, shapes: Mapping[str, Sequence[int]]) -> Model:
+def _with_input_shapes(model: Model, shapes: Mapping[str, Sequence[int]], sources: Sequence[str]) -> Model:
     from caffe_bridge.convert.surgery import set_input_shapes
+    from caffe_bridge.convert.surgery.editing import graph_of
+    from caffe_bridge.errors import CaffeError
 
-    return set_input_shapes(model, shapes) if shapes else model
+    if not shapes:
+        return model
+    found = graph_of(model).shapes
+    for name, shape in shapes.items():
+        if sources[0].endswith(".pt2") and name in found and tuple(shape[1:]) != found[name][1:]:
+            raise CaffeError(
+                f"{sources[0]}: input '{name}' has shape {found[name]}, of which only the batch can be another; "
+                "export the program with inputs of that shape"
+            )
+    return set_input_shapes(model, shapes)
+
+
+def _inputs(path: str, model: Model) -> tuple[str, Mapping[str, np.ndarray]]:
+    from caffe_bridge.convert.verification import read_inputs
+
+    return path, read_inputs(path, model)
 
 
 def _changes(arguments: argparse.Namespace, model: Model) -> Changes:
@@ -229,6 +249,7 @@ def _verify(
     reference: Model,
     model: Model,
     changes: Changes,
+    inputs: tuple[str, Mapping[str, np.ndarray]] | None,
 ) -> int:
     """Print each output's error; returns 1 if one is too large. `sources` are the files of the reference, if any."""
     from caffe_bridge.convert.formats import suffix_of
@@ -245,7 +266,7 @@ def _verify(
         print("not verified: that needs onnxruntime")
         return 0
     try:
-        found = verify(sources, destinations, reference, model, changes, arguments.inputs)
+        found = verify(sources, destinations, reference, model, changes, inputs)
     except CaffeError as error:
         if arguments.verify or arguments.inputs:
             raise

@@ -49,6 +49,8 @@ def include_preprocessing(
     image = image_input(model, graph)
     channels, *size = graph.shapes[image][1:]
     factor = _per_channel("scale", scale, channels)
+    if not factor.all():
+        raise CaffeError("a scale of 0 would leave nothing of the image")
     offset = np.zeros(1) if mean is None else np.asarray(mean, np.float64)
     if offset.ndim == 3:
         if offset.shape != (channels, *size):
@@ -86,6 +88,8 @@ def _per_channel(what: str, numbers: float | Sequence[float] | np.ndarray, chann
     array = np.asarray(numbers, np.float64).reshape(-1)
     if len(array) not in (1, channels):
         raise CaffeError(f"{what} has {len(array)} numbers, the net's input {channels} channels")
+    if not np.isfinite(array).all():
+        raise CaffeError(f"{what} {', '.join(f'{number:g}' for number in array)} is not finite")
     return np.broadcast_to(array, (channels,)).copy()
 
 
