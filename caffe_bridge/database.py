@@ -20,6 +20,7 @@ from typing import Any
 
 from caffe_bridge import schema
 from caffe_bridge.errors import CaffeError, LayerError
+from caffe_bridge.solver_shares import Turns
 
 Record = tuple[bytes, bytes]
 
@@ -123,12 +124,13 @@ class Records:
     Args:
         path: the database's folder.
         backend: "LMDB" or "LEVELDB".
+        phase: in TRAIN `read` leaves out what other solvers read (`caffe_bridge.solver_shares`).
 
     Raises:
         LayerError: there is no such database, it is empty or damaged, or the backend's package is not installed.
     """
 
-    def __init__(self, path: str, backend: str):
+    def __init__(self, path: str, backend: str, phase: str = "TEST"):
         if not path:
             raise LayerError("source is not given")
         if backend not in BACKENDS:
@@ -137,6 +139,7 @@ class Records:
         self.path, self.backend = os.path.abspath(path), backend
         self._name = path
         self._last: bytes | None = None
+        self._turns = Turns(phase)
         self._handle: _Handle | None = None
         self._check_place()
 
@@ -163,9 +166,10 @@ class Records:
         return record
 
     def read(self) -> Record:
-        """The next record, (key, value)."""
-        record = self.peek()
-        self._last = record[0]
+        """This solver's next record, (key, value)."""
+        for _ in range(self._turns.skip() + 1):
+            record = self.peek()
+            self._last = record[0]
         return record
 
     def __iter__(self) -> Iterator[Record]:
@@ -180,8 +184,9 @@ class Records:
         return f"{self.backend} {self._name}, key {key.decode('utf-8', 'backslashreplace')!r}"
 
     def state(self) -> dict[str, Any]:
-        """The key last read."""
-        return {"last": None if self._last is None else base64.b64encode(self._last).decode()}
+        """The key last read, and how many records all solvers read."""
+        last = None if self._last is None else base64.b64encode(self._last).decode()
+        return {"last": last, **self._turns.state()}
 
     def set_state(self, saved: Mapping[str, Any]) -> None:
         """Go on after the key of a `state`. Raises ValueError when the database has no such key."""
@@ -189,6 +194,7 @@ class Records:
         if last is not None and (self._find(last) or (None,))[0] != last:
             raise ValueError(f"{self.backend} {self._name} has no key {last!r}")
         self._last = last
+        self._turns.set_state(saved)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None}

@@ -46,7 +46,7 @@ class AnnotatedData(Layer):
         data, annotated = self.param.data_param, self.param.annotated_data_param
         check_batch_size(data.batch_size)
         self.batch_size = data.batch_size
-        self.records = Records(data.source, backend_name(data.backend))
+        self.records = Records(data.source, backend_name(data.backend), self.phase)
         self.transformer = AnnotatedTransformer(self.param.transform_param, self.phase, annotated.batch_sampler)
         first = self._parse(self.records.peek())
         self.boxed = annotated.HasField("anno_type") or first.HasField("type")

@@ -19,15 +19,16 @@ class Data(ImageBatch):
     """Images and labels from an LMDB or LevelDB of Datum records, in the order of their keys, round and round.
 
     Tops: data (batch_size, channels, height, width); if named, labels (batch_size,). As in Caffe the backend is
-    LEVELDB unless the prototxt says LMDB, rand_skip has no effect, and encoded images keep their own number of channels
-    unless transform_param has force_color or force_gray.
+    LEVELDB unless the prototxt says LMDB, rand_skip has no effect, encoded images keep their own number of channels
+    unless transform_param has force_color or force_gray, and solvers that train together share the records
+    (`caffe_bridge.solver_shares`).
     """
 
     tops = (1, 2)
 
     def setup(self, bottom_shapes: list[tuple[int, ...]]) -> None:
         param = self.param.data_param
-        self.records = Records(param.source, backend_name(param.backend))
+        self.records = Records(param.source, backend_name(param.backend), self.phase)
         self.start(param.batch_size)
 
     def peek_image(self) -> tuple[np.ndarray, int, str]:

@@ -14,6 +14,7 @@ from caffe_bridge.layers.base import Layer, Shape, check_shape, eager
 from caffe_bridge.layers.image_batch import check_batch_size
 from caffe_bridge.listing import read_text
 from caffe_bridge.registry import register
+from caffe_bridge.solver_shares import Turns
 from caffe_bridge.stream import EpochOrder, Stream, restoring
 from caffe_bridge.weights import hdf5
 from caffe_bridge.weights.files import map_file, replacing, to_array
@@ -25,7 +26,8 @@ class HDF5Data(Layer):
 
     The source is a text file of HDF5 file names. Each top is (batch_size, ...) with the data set's further axes. A
     batch may end in the next file. `shuffle` draws a new order of the files, and of the rows in each file, every
-    time. One file is held at a time; data sets that are not packed are mapped, not loaded.
+    time. One file is held at a time; data sets that are not packed are mapped, not loaded. Solvers that train together
+    share the rows (`caffe_bridge.solver_shares`).
     """
 
     bottoms = (0, 0)
@@ -42,6 +44,7 @@ class HDF5Data(Layer):
             raise LayerError(f"source {param.source}: the list is empty")
         self.files = EpochOrder(len(self.paths), Stream() if param.shuffle else None)
         self.rows = EpochOrder(1, Stream() if param.shuffle else None)
+        self.turns = Turns(self.phase)
         self._row_shapes: list[Shape] = []
         self._open()
 
@@ -64,17 +67,22 @@ class HDF5Data(Layer):
     def forward(self) -> tuple[torch.Tensor, ...]:
         tops = [np.empty(shape, np.float32) for shape in self.top_shapes([])]
         for i in range(self.batch_size):
+            for _ in range(self.turns.skip()):
+                self._advance()
             row = self.rows.current
             for top, array in zip(tops, self._arrays):
                 top[i] = array[row]
-            if self.rows.advance() and len(self.paths) > 1:
-                self.files.advance()
-                self._open()
+            self._advance()
         return tuple(torch.from_numpy(top) for top in tops)
+
+    def _advance(self) -> None:
+        if self.rows.advance() and len(self.paths) > 1:
+            self.files.advance()
+            self._open()
 
     def stream_state(self) -> dict[str, Any]:
         """The file, the row and the random draws, for a snapshot."""
-        return {"files": self.files.state(), "rows": self.rows.state()}
+        return {"files": self.files.state(), "rows": self.rows.state(), "turns": self.turns.state()}
 
     def set_stream_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a `stream_state`. Raises LayerError when there are other files or rows by now."""
@@ -82,6 +90,7 @@ class HDF5Data(Layer):
             self.files.set_state(state["files"])
             self._open()
             self.rows.set_state(state["rows"])
+            self.turns.set_state(state["turns"])
 
 
 def _read_datasets(path: str, names: list[str]) -> list[np.ndarray]:

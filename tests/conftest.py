@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_bridge import config, randomness
+from caffe_bridge import config, randomness, solver_shares
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -70,3 +70,12 @@ def one_thread() -> Iterator[None]:
 def reference() -> Path:
     """The folder with what the original programs computed: layers/, forks/, mnc/, solvers/, files/, data/, ..."""
     return REFERENCE
+
+
+@pytest.fixture
+def one_of_three() -> Iterator[None]:
+    """This process as the second of three solvers."""
+    solver_shares.set_solver_count(3)
+    solver_shares.set_solver_rank(1)
+    yield
+    solver_shares._chosen.clear()

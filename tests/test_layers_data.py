@@ -9,7 +9,7 @@ from data_layers import check_resuming, run
 from layer_cases import make_layer
 
 import caffe_bridge
-from caffe_bridge import CaffeError, pycaffe, schema
+from caffe_bridge import CaffeError, pycaffe, schema, solver_shares
 from caffe_bridge.database import DatabaseWriter
 from caffe_bridge.datum import make_datum
 
@@ -208,3 +208,31 @@ def test_refusals(tmp_path):
 def test_errors_name_the_layer(tmp_path):
     with pytest.raises(CaffeError, match=r"layer 'd' \(Data\).*nowhere: no such folder"):
         caffe_bridge.Net(NET.format(db=tmp_path / "nowhere"))
+
+
+def labels_seen(layer, batches):
+    return [int(label) for _ in range(batches) for label in layer()[1]]
+
+
+def test_solvers_share_the_records(tmp_path, one_of_three):
+    """Caffe's rule: record i is that of solver i modulo their number, counted on through the epochs."""
+    path = write(tmp_path / "db", [make_datum(image.transpose(2, 0, 1), i) for i, image in enumerate(pixels(7))])
+    wanted = [i % 7 for i in range(60) if i % 3 == 1]
+    layer = data(path, phase="TRAIN")
+    assert labels_seen(layer, 4) == wanted[:8]
+    state = layer.stream_state()
+    again = data(path, phase="TRAIN")
+    again.set_stream_state(state)
+    assert labels_seen(layer, 3) == labels_seen(again, 3) == wanted[8:14]
+    assert labels_seen(data(path, phase="TEST"), 2) == [0, 1, 2, 3]
+    solver_shares.set_solver_count(1)
+    solver_shares.set_solver_rank(0)
+    assert labels_seen(data(path, phase="TRAIN"), 2) == [0, 1, 2, 3]
+
+
+def test_processes_of_torch_are_solvers(tmp_path, monkeypatch):
+    path = write(tmp_path / "db", [make_datum(image.transpose(2, 0, 1), i) for i, image in enumerate(pixels(6))])
+    for name, value in {"is_initialized": True, "get_world_size": 2, "get_rank": 1}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert (pycaffe.solver_count(), pycaffe.solver_rank()) == (2, 1)
+    assert labels_seen(data(path, phase="TRAIN"), 2) == [1, 3, 5, 1]

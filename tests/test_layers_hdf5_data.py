@@ -29,11 +29,12 @@ def source(tmp_path):
     return tmp_path / "list"
 
 
-def hdf5_data(source, batch_size=3, shuffle="false", tops=("data", "label"), more=""):
+def hdf5_data(source, batch_size=3, shuffle="false", tops=("data", "label"), more="", phase="TEST"):
     names = " ".join(f'top: "{name}"' for name in tops)
     return make_layer(
         f'type: "HDF5Data" {names} hdf5_data_param {{ source: "{source}" batch_size: {batch_size} '
-        f"shuffle: {shuffle} }} {more}"
+        f"shuffle: {shuffle} }} {more}",
+        phase=phase,
     )
 
 
@@ -48,6 +49,16 @@ def test_batches_run_over_files_and_epochs(source):
     assert numbers.tolist() == (list(range(8)) * 3)[:18] and data.dtype == numbers.dtype == torch.float32
     wanted = np.float32(np.float64(numbers) / 3)[:, None, None]
     np.testing.assert_array_equal(data, np.broadcast_to(wanted, data.shape))
+
+
+def test_solvers_share_the_rows(source, one_of_three):
+    layer = hdf5_data(source, 2, phase="TRAIN")
+    wanted = [i % 8 for i in range(60) if i % 3 == 1]
+    assert labels(layer, 3) == wanted[:6]
+    again = hdf5_data(source, 2, phase="TRAIN")
+    again.set_stream_state(layer.stream_state())
+    assert labels(layer, 3) == labels(again, 3) == wanted[6:12]
+    assert labels(hdf5_data(source, 4), 1) == [0, 1, 2, 3]
 
 
 def test_batches_larger_than_the_data(source):

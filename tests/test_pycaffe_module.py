@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import caffe_bridge.pycaffe as caffe
-from caffe_bridge import log
+from caffe_bridge import log, solver_shares
 from caffe_bridge.errors import CaffeError, LayerError
 
 NET = """
@@ -143,8 +143,7 @@ def test_several_solvers():
         caffe.set_solver_rank(2)
         assert (caffe.solver_count(), caffe.solver_rank()) == (4, 2)
     finally:
-        caffe.set_solver_count(1)
-        caffe.set_solver_rank(0)
+        solver_shares._chosen.clear()
     for make in (caffe.NCCL.new_uid, lambda: caffe.NCCL(None, b"")):
         with pytest.raises(CaffeError, match="DistributedDataParallel"):
             make()

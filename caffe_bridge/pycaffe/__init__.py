@@ -25,10 +25,6 @@ from caffe_bridge.pycaffe.modes import (
     set_mode_gpu,
     set_multiprocess,
     set_random_seed,
-    set_solver_count,
-    set_solver_rank,
-    solver_count,
-    solver_rank,
 )
 from caffe_bridge.pycaffe.net import Net
 from caffe_bridge.pycaffe.net_spec import NetSpec, to_proto
@@ -47,6 +43,7 @@ from caffe_bridge.pycaffe.timer import Timer
 from caffe_bridge.python_layer import TEST, TRAIN
 from caffe_bridge.python_layer import BlobVec as BlobVec
 from caffe_bridge.python_layer import UserLayer as Layer
+from caffe_bridge.solver_shares import set_solver_count, set_solver_rank, solver_count, solver_rank
 
 __version__ = "1.0.0"
 

@@ -1,4 +1,4 @@
-"""Caffe's global state: where nets run, the seed, and this process's place among several solvers."""
+"""Caffe's global state: where nets run, and the seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from caffe_bridge import randomness
 from caffe_bridge.errors import CaffeError
 
-_state = {"gpu": False, "device": 0, "solver_count": 1, "solver_rank": 0}
+_state = {"gpu": False, "device": 0}
 
 _NO_NCCL = "there is no NCCL here; to train on several GPUs, wrap caffe_bridge.Net in torch's DistributedDataParallel"
 
@@ -48,26 +48,6 @@ def device() -> torch.device:
 def set_random_seed(seed: int) -> None:
     """Seed fillers, dropout and transforms. Samplers of the detection layers use NumPy's own generator."""
     randomness.seed(seed)
-
-
-def solver_count() -> int:
-    """The number of solvers, 1 unless `set_solver_count` said otherwise."""
-    return _state["solver_count"]
-
-
-def set_solver_count(count: int) -> None:
-    """Remember a number of solvers. Nothing else follows: every process reads all of its data."""
-    _state["solver_count"] = int(count)
-
-
-def solver_rank() -> int:
-    """This solver's number, 0 unless `set_solver_rank` said otherwise."""
-    return _state["solver_rank"]
-
-
-def set_solver_rank(rank: int) -> None:
-    """Remember this solver's number."""
-    _state["solver_rank"] = int(rank)
 
 
 def set_multiprocess(multiprocess: bool) -> None:
