@@ -148,6 +148,21 @@ class TestOperators:
         arrays = {"c": values(3, 1), "z": np.zeros(1, np.float32)}
         check(make(nodes, {"x": (2, 3, 4)}, ["y", "w", "f"], arrays))
 
+    def test_branches_on_sizes(self):
+        """torch's older exporter writes squeeze(1) as a question about the size."""
+        out = [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
+        then = helper.make_graph([node("Squeeze", "x,one", "s"), node("Relu", "s", "t")], "then", [], out)
+        other = helper.make_graph([node("Identity", "x", "t")], "else", [], out)
+        nodes = [
+            node("Shape", "x", "shape"), node("Gather", "shape,one", "size"), node("Equal", "size,one", "c"),
+            node("If", "c", then_branch=then, else_branch=other),
+        ]  # fmt: skip
+        arrays = {"one": np.array([1])}
+        assert types(check(make(nodes, {"x": (2, 1, 4)}, ["y"], arrays))) == ["Input", "Flatten", "ReLU"]
+        assert types(import_onnx(make(nodes, {"x": (2, 3, 4)}, ["y"], arrays))) == ["Input", "Split"]
+        with pytest.raises(ConversionError, match="'y' .If.*condition that is computed at run time"):
+            import_onnx(make([node("Cast", "x", "c", to=TensorProto.BOOL), nodes[3]], {"x": (1,)}, ["y"], arrays))
+
     def test_gelu_in_every_order(self):
         arrays = {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
         gate = [node("Div", "x,r", "d"), node("Erf", "d", "e"), node("Add", "e,one", "g")]

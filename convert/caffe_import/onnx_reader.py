@@ -189,6 +189,10 @@ class _Reader:
         return nodes if _is_sorted(nodes, makers) else ordered
 
     def _add(self, proto: onnx.NodeProto) -> None:
+        if proto.op_type == "If" and proto.domain in _STANDARD:
+            with self.graph.problems.at(describe(proto), []):
+                self._add_branch(proto)
+            return
         for name in filter(None, proto.output):
             self.values[name] = None
         inside = next((name for name in proto.input if name not in self.values), None)
@@ -216,6 +220,25 @@ class _Reader:
         for name in filter(None, proto.output):
             if self.values[name] is None:
                 self.values[name] = self._stand_in(name)
+
+    def _add_branch(self, proto: onnx.NodeProto) -> None:
+        """Add the branch that a constant condition chooses, such as one on a size."""
+        self.values.update((name, None) for name in proto.output if name)
+        condition = self.values.get(proto.input[0]) if proto.input else None
+        if condition is None or condition.array is None or condition.array.size != 1:
+            raise Unsupported("has a condition that is computed at run time; Caffe has no control flow")
+        chosen = "then_branch" if condition.array.item() else "else_branch"
+        branch = next((attribute.g for attribute in proto.attribute if attribute.name == chosen), onnx.GraphProto())
+        if len(branch.output) != len(proto.output):
+            raise Unsupported(f"has no {chosen} with as many results")
+        for tensor_proto in branch.initializer:
+            array = tensor(tensor_proto, self.folder)
+            self.values[tensor_proto.name] = Value(tensor_proto.name, array.shape, array)
+        self.read_names.update(name for node in branch.node for name in node.input)
+        for node in branch.node:
+            self._add(node)
+        for name, made in zip(proto.output, branch.output):
+            self.values[name] = self.values.get(made.name)
 
     @staticmethod
     def _check_known(proto: onnx.NodeProto) -> None:
