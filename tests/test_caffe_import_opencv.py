@@ -74,6 +74,8 @@ class LocalNorm(nn.Module):
         (Rest(nn.Tanh(), nn.PReLU(6)), (2, 6, 5)),
         (nn.ConvTranspose2d(2, 3, 3, 2, 1, dilation=2), (1, 2, 5, 4)),
         (nn.ConvTranspose1d(2, 4, 3, 2, 1, 1, groups=2, dilation=2), (1, 2, 5)),
+        (nn.Sequential(nn.ConvTranspose2d(6, 12, 3, 2, 1, groups=3), nn.BatchNorm2d(12)), (1, 6, 4, 5)),
+        (nn.ConvTranspose2d(6, 12, 1, padding=(0, 1), groups=6), (1, 6, 4, 5)),
         (LocalNorm(), (1, 6, 4, 5)),
         (nn.AvgPool2d((2, 1), (1, 4), (1, 0)), (1, 3, 5, 12)),
         (nn.GELU(), (1, 3, 4, 5)),

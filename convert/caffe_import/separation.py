@@ -20,8 +20,9 @@ def apart(writer: NetWriter, blob: str) -> str:
 def per_channel(writer: NetWriter, blob: str, axis: int = 1, ndim: int = 1) -> str:
     """The blob that a layer with one number for each place along some axes may read.
 
-    OpenCV merges such a layer with the filter before it as if the numbers were of the filter's outputs, and with an
-    Eltwise of fewer than four axes as if there were one channel. A blob of few axes comes back as an image.
+    OpenCV merges such a layer with the filter before it as if the numbers were of the filter's outputs, with a
+    Deconvolution as if that had no groups, and with an Eltwise of fewer than four axes as if there were one channel. A
+    blob of few axes comes back as an image.
     """
     if not writer.dialect.merges_layers:
         return blob
@@ -29,7 +30,8 @@ def per_channel(writer: NetWriter, blob: str, axis: int = 1, ndim: int = 1) -> s
     joined = len(shape) < 4 and writer.is_eltwise(blob)
     if made is not None:
         outputs = made.inner_product_param.axis if made.type == "InnerProduct" else 1
-        joined = (axis, ndim) != (outputs, 1)
+        grouped = made.type == "Deconvolution" and made.convolution_param.group > 1
+        joined = (axis, ndim) != (outputs, 1) or grouped
     if not joined:
         return blob
     if len(shape) < 4 and axis == ndim == 1:

@@ -44,7 +44,8 @@ def deconv(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     """Deconvolution; cells beyond Caffe's size, or unequal padding, make the kernel larger, by zeros."""
     weight = _weights(node, "a filter")
     dilation = node["dilation"]
-    pads, fronts, backs = [], [], []
+    pads: list[int] = []
+    fronts, backs = [], []
     for begin, end, extra in zip(node["begin"], node["end"], node["extra"]):
         back, front = max(0, begin - end + extra), max(0, end - begin - extra)
         pads.append(begin + front)
@@ -54,6 +55,9 @@ def deconv(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     if any(fronts) or any(backs) or plain:
         weight = np.pad(_dilated(weight, dilation), [(0, 0), (0, 0), *zip(fronts, backs)])
         dilation = (1,) * len(pads)
+    if plain and any(pads) and set(weight.shape[2:]) | set(node["stride"]) == {1}:
+        # OpenCV overlooks the padding of such a one.
+        weight, pads = np.pad(weight, [(0, 0), (0, 0), *[(1, 1)] * len(pads)]), [pad + 1 for pad in pads]
     outputs = weight.shape[1] * node["group"]
     return _filtered(writer, "Deconvolution", node, bottoms[0], weight, outputs, pads, dilation, plain)
 
