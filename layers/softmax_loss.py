@@ -51,16 +51,16 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, scores: torch.Tensor, index: torch.Tensor, kept: torch.Tensor, axis: int, divisor: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         prob = scores.softmax(axis)
-        picked = prob.gather(axis, index).clamp(min=_FLT_MIN).log()
+        losses = 0 - prob.gather(axis, index).clamp(min=_FLT_MIN).log().where(kept, 0)
         ctx.save_for_backward(prob, index, kept, divisor)
         ctx.axis = axis
-        ctx.mark_non_differentiable(prob)
-        return (0 - picked.where(kept, 0).sum()) / divisor, prob
+        ctx.mark_non_differentiable(prob, losses)
+        return losses.sum() / divisor, prob, losses
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor, _prob: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         prob, index, kept, divisor = ctx.saved_tensors
         delta = prob.scatter_add(ctx.axis, index, prob.new_full((), -1).expand(index.shape))
         return (delta * (grad / divisor)).where(kept, 0), None, None, None, None
@@ -71,11 +71,12 @@ class SoftmaxWithLoss(Layer):
     """Multinomial logistic loss of softmax(scores), averaged as LossParameter says.
 
     Bottoms: scores with classes on softmax_param.axis; labels, one per other position. Tops: the loss; if named, the
-    probabilities, through which no gradient flows. Probabilities below FLT_MIN count as FLT_MIN.
+    probabilities and, in R-FCN's Caffe, the loss at every position in the labels' shape, 0 where the label is ignored;
+    no gradient flows through these. Probabilities below FLT_MIN count as FLT_MIN.
     """
 
     bottoms = (2, 2)
-    tops = (1, 2)
+    tops = (1, 3)
     auto_tops = True
     is_loss = True
     no_gradient = (1,)
@@ -85,12 +86,11 @@ class SoftmaxWithLoss(Layer):
         self.axis = self.param.softmax_param.axis
         self.ignored = loss.ignore_label if loss.HasField("ignore_label") else None
         self.normalization = read_stock_normalization(loss)
-        self.with_probabilities = len(self.param.top) > 1
 
     def top_shapes(self, bottom_shapes: list[Shape]) -> list[Shape]:
         check_first_axes(bottom_shapes)
         check_labels(bottom_shapes[0], bottom_shapes[1], self.axis)
-        return [(), bottom_shapes[0]][: len(self.param.top)]
+        return [(), bottom_shapes[0], bottom_shapes[1]][: len(self.param.top)]
 
     def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         axis = check_labels(scores.shape, labels.shape, self.axis)
@@ -98,8 +98,9 @@ class SoftmaxWithLoss(Layer):
         outer = scores.shape[:axis].numel()
         inner = scores.shape[axis + 1 :].numel()
         divisor = normalizer(self.normalization, outer, inner, kept.sum().to(scores.dtype))
-        loss, prob = _SoftmaxLoss.apply(scores, index, kept, axis, divisor)
-        return (loss, prob) if self.with_probabilities else loss
+        loss, prob, losses = _SoftmaxLoss.apply(scores, index, kept, axis, divisor)
+        count = len(self.param.top)
+        return (loss, prob, losses.reshape(labels.shape))[:count] if count > 1 else loss
 
 
 def check_first_axes(bottom_shapes: list[Shape]) -> None:

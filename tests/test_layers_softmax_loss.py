@@ -108,3 +108,19 @@ def test_refuses_another_number_of_labels(labels):
     layer = make_layer('type: "SoftmaxWithLoss"', (2, 3), (2,))
     with pytest.raises(CaffeError):
         layer.top_shapes([(2, 3), labels])
+
+
+def test_third_top_is_the_loss_at_each_position():
+    """R-FCN's, from which the hard examples are chosen."""
+    layer = make_layer(
+        'type: "SoftmaxWithLoss" top: "loss" top: "prob" top: "each" loss_param { ignore_label: 2 }',
+        (2, 3, 2, 2),
+        (2, 1, 2, 2),
+    )
+    scores = torch.randn(2, 3, 2, 2, requires_grad=True)
+    labels = torch.tensor([0.0, 1, 2, 1, 0, 2, 2, 1]).reshape(2, 1, 2, 2)
+    loss, prob, each = layer(scores, labels)
+    wanted = torch.nn.functional.cross_entropy(scores, labels[:, 0].long(), reduction="none", ignore_index=2)
+    torch.testing.assert_close(each, wanted.detach()[:, None])
+    torch.testing.assert_close(loss, each.sum() / 5)
+    assert not each.requires_grad and not prob.requires_grad and loss.requires_grad
