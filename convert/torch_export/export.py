@@ -168,9 +168,9 @@ def _layers(notes: dict[str, str]) -> list[str]:
     lines += ["LAYERS = {"]
     for key, text in notes.items():
         lines.append(f"    {literal(key)}: (")
-        lines += [f"        {literal(line)}" for line in text.splitlines(keepends=True)]
+        lines += [f"        {line!a}" for line in text.splitlines(keepends=True)]
         lines.append("    ),")
-    return ["", *lines, "}", ""]
+    return [*lines, "}", ""]
 
 
 def _title(net: Net) -> str:
