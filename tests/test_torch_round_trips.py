@@ -26,7 +26,8 @@ LARGE = ["alexnet", "googlenet", "vgg16", "resnet50", "mobilenet", "densenet121"
 LARGE += ["ssd300", "mnc5"]
 SIZES = {"unet": 188, "fcn8s": 64, "mnc5": 224}
 """Sides of smaller images for nets that take any."""
-WHOLE = ["DetectionOutput", "PriorBox", "ProposalLayer", "ROIPooling", "ROIWarping", "MaskResize", "StageBridgeLayer"]
+WHOLE = ["DetectionOutput", "PriorBox", "ProposalLayer", "ROIPooling", "ROIWarping", "MaskResize", "MaskPooling"]
+WHOLE += ["StageBridgeLayer"]
 """Layers that come back as themselves."""
 
 

@@ -168,7 +168,8 @@ def _layers(notes: dict[str, str]) -> list[str]:
     lines += ["LAYERS = {"]
     for key, text in notes.items():
         lines.append(f"    {literal(key)}: (")
-        lines += [f"        {line!a}" for line in text.splitlines(keepends=True)]
+        quoted = (ascii(line) if '"' in line else literal(line) for line in text.splitlines(keepends=True))
+        lines += [f"        {line}" for line in quoted]
         lines.append("    ),")
     return [*lines, "}", ""]
 

@@ -88,7 +88,7 @@ _COMMUTATIVE = {"add": "Bias", "mul": "Scale"}
 
 @emits("add", "sub", "mul", "div", "max", "min")
 def binary(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
-    """Eltwise, or Scale and Bias where the smaller blob is spread over the larger; Tile where that is not enough."""
+    """Eltwise; Scale, Bias or MaskPooling where the smaller blob is spread over the larger; or Tile before Eltwise."""
     blobs = [writer.blob(value) for value in node.inputs]
     operator, shape = node.operator, node.output.shape
     if operator == "div":
@@ -102,6 +102,9 @@ def binary(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
                 axis = _spread_axis(shape, writer.shape(small))
                 if axis is not None and writer.dialect.has(_COMMUTATIVE[operator]):
                     return _two_bottoms(writer, node, large, small, *axis, _COMMUTATIVE[operator])
+                masks = len(shape) == 4 and writer.shape(small) == (shape[0], 1, *shape[2:])
+                if masks and operator == "mul" and writer.dialect.has("MaskPooling"):
+                    return writer.add("MaskPooling", [large, small], shape)
     blobs = [tiled(writer, blob, shape) for blob in blobs]
     suffix = "max" if operator == "min" else ""
     param: dict[str, Any] = {}
