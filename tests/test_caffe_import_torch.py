@@ -28,8 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 REFUSED = {
     ("ssd", "bvlc"): "changes the order of axes",
     ("ssd", "caffe-1.0"): "changes the order of axes",
-    ("convnext", "bvlc"): "changes the order of axes",
-    ("convnext", "caffe-1.0"): "changes the order of axes",
     ("deeplab_v3", "opencv"): "ArgMax",
 }
 
@@ -330,6 +328,23 @@ class TestValues:
         check_all(functions, x)
         with pytest.raises(ConversionError, match="needs the layer Threshold, which opencv lacks"):
             import_program(export(functions[0], x), dialect="opencv")
+
+    def test_channels_last_for_a_while(self):
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm, self.wide, self.narrow = nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6)
+                self.gamma = nn.Parameter(torch.rand(6))
+
+            def forward(self, x):
+                y = self.narrow(F.gelu(self.wide(self.norm(x.permute(0, 2, 3, 1)))).softmax(-1))
+                return x + (self.gamma * y).permute(0, 3, 1, 2)
+
+        module = Block()
+        nn.init.normal_(module.norm.weight)
+        for dialect in ("bvlc", "opencv"):
+            model = check(module, torch.randn(2, 6, 4, 5), dialect=dialect)
+            assert {"Permute", "Reshape", "InnerProduct"}.isdisjoint(types(model))
 
     def test_idioms_become_one_layer(self):
         x = torch.randn(1, 3, 4, 4)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from caffe_bridge.convert.caffe_import.axis_order import keep_order
 from caffe_bridge.convert.caffe_import.graph import Graph, Node, Value
 
 _JOINING = ("add", "concat", "div", "max", "min", "mul", "sub")
@@ -37,6 +38,7 @@ def simplify(graph: Graph) -> None:
         join_lines,
         find_normalize,
         add_biases,
+        keep_order,
         take_padding,
         join_reshapes,
         read_rows,

@@ -48,7 +48,7 @@ def _complement(writer: NetWriter, blob: str, factor: float, also: str | None = 
     ]
     param: dict[str, Any] = {"operation": "SUM", "coeff": _A}
     polynomial = writer.add("Eltwise", powers, shape, "polynomial", eltwise_param=param)
-    square = powered(writer, powered(writer, blob, "square", power=2), "turned", scale=-factor * factor)
-    decay = writer.add("Exp", [square], shape, "decay")
+    square = powered(writer, blob, "square", power=2)
+    decay = writer.add("Exp", [square], shape, "decay", exp_param={"scale": -factor * factor})
     factors = [polynomial, decay] if also is None else [polynomial, decay, also]
     return writer.add("Eltwise", factors, shape, "complement", eltwise_param={"operation": "PROD"})

@@ -60,6 +60,8 @@ def standardize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     the batch.
     """
     shape, axes = node.output.shape, node["axes"]
+    if axes == (1,) and len(shape) == 4:
+        return _over_channels(writer, bottoms[0], node["eps"])
     images = (shape[0], math.prod(shape[1 : axes[0]]), *shape[axes[0] :]) if axes[0] else (1, 1, *shape)
     if len(images) != 4:
         images = (*images[:2], 1, math.prod(images[2:]))
@@ -72,6 +74,20 @@ def standardize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
     factor = reshaped(writer, inverse, images[:2], "factor")
     top = writer.add("Scale", [centred, factor], images, "", scale_param={"axis": 0})
     return reshaped(writer, top, shape, "shape")
+
+
+def _over_channels(writer: NetWriter, blob: str, eps: float) -> str:
+    """Mean and variance of the channels in each place by Convolutions of one cell."""
+    shape = writer.shape(blob)
+    channels = shape[1]
+    mean = np.full((channels, channels, 1, 1), 1 / channels, np.float32)
+    rest = np.eye(channels, dtype=np.float32)[:, :, None, None] - mean
+    param: dict[str, Any] = {"num_output": channels, "bias_term": False, "kernel_size": [1]}
+    centred = writer.add("Convolution", [blob], shape, "centred", [rest], convolution_param=param)
+    square = powered(writer, centred, "square", power=2)
+    variance = writer.add("Convolution", [square], shape, "variance", [mean], convolution_param=param)
+    inverse = powered(writer, variance, "inverse", power=-0.5, shift=eps)
+    return writer.add("Eltwise", [centred, inverse], shape, eltwise_param={"operation": "PROD"})
 
 
 @emits("normalize")
