@@ -28,7 +28,7 @@ _RECORDS = re.compile(
 )
 _NAME = re.compile(r"[\w.\-]*", re.ASCII)
 _OPERATOR = re.compile(
-    r"torch\.ops\.(aten|caffe|torchvision)\.(?!from_file)\w+(\.\w+)?|torch\.sym_\w+|"
+    r"torch\.ops\.(aten|caffe|caffe_bridge|torchvision)\.(?!from_file)\w+(\.\w+)?|torch\.sym_\w+|"
     r"_operator\.(getitem|add|sub|mul|neg|pow|floordiv|truediv|mod|eq|ne|lt|le|gt|ge|and_|or_|not_)|"
     r"math\.(ceil|floor|trunc)",
     re.ASCII,
