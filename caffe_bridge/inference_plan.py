@@ -24,6 +24,7 @@ from caffe_bridge.inference_steps import (
     PackedWeights,
     Step,
     activation,
+    adds,
     filters_images,
     is_a,
     is_affine,
@@ -170,7 +171,7 @@ class _Planner:
                 group.append(reader)
         reads = list(self._reads[first])
         overwrite = False
-        if filters and (reader := self._only_reader(group[-1])) is not None and is_sum(self._nodes[reader]):
+        if adds(node) and (reader := self._only_reader(group[-1])) is not None and is_sum(self._nodes[reader]):
             (other,) = set(self._reads[reader]) - set(self._makes[group[-1]])
             if other in self._made:
                 group.append(reader)

@@ -15,9 +15,9 @@ from caffe_bridge.layers.base import Shape
 
 FILTERS = frozenset({"Convolution", "ConvolutionDepthwise", "DepthwiseConvolution"})
 AFFINE = frozenset({"BatchNorm", "Bias", "Scale"})
-# Layers that return new memory, never a bottom or a view of one, and take bottoms in any memory format.
+# Layers that return new memory, never a bottom or a view of one.
 MAKES_NEW = FILTERS | AFFINE | {"Deconvolution", "Eltwise", "InnerProduct", "LRN", "Pooling", "ReLU", "ReLU6"}
-_ANY_FORMAT = MAKES_NEW | {"Concat", "Dropout", "Sigmoid", "Split", "TanH"}
+_ANY_FORMAT = MAKES_NEW - FILTERS - {"Deconvolution"} | {"Concat", "Dropout", "Sigmoid", "Split", "TanH"}
 
 Packed = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -28,9 +28,23 @@ def is_a(node: Node, types: frozenset[str]) -> bool:
 
 
 def filters_images(node: Node) -> bool:
-    """Whether the layer is a convolution of (N, C, H, W) with one bottom."""
+    """Whether the layer is a convolution of (N, C, H, W) with one bottom, and of a usual geometry.
+
+    Where channels lie side by side, oneDNN (of torch 2.13) makes mistakes, or reads outside its arrays, with some of
+    those of one channel, with pads as wide as the kernel, and with long strides.
+    """
     layer: Any = node.layer
-    return is_a(node, FILTERS) and len(node.bottoms) == 1 and layer.axis == 1 and layer.ndim == 4
+    if not is_a(node, FILTERS) or len(node.bottoms) > 1 or layer.axis != 1 or layer.ndim != 4 or layer.channels == 1:
+        return False
+    extents = [dilation * (kernel - 1) + 1 for dilation, kernel in zip(layer.dilation, layer.kernel)]
+    narrow_pads = all(pad < extent for pad, extent in zip(layer.pad, extents))
+    return narrow_pads and len(set(layer.stride)) == 1 and layer.stride[0] <= min(4, max(2, min(extents)))
+
+
+def adds(node: Node) -> bool:
+    """Whether such a convolution can also add to its result."""
+    layer: Any = node.layer
+    return filters_images(node) and layer.stride[0] <= 2
 
 
 def is_affine(node: Node) -> bool:

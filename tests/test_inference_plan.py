@@ -124,7 +124,7 @@ CASES = {
         conv("a", "x", outputs=4, fields=PAD + " group: 2") + conv("b", "a", outputs=4, fields=PAD + " group: 4"),
         ["a", "b"],
     ),
-    "dilated": (conv("a", "x", fields="kernel_size: 3 dilation: 2 pad_h: 1 pad_w: 3 stride_h: 2 stride_w: 1"), ["a"]),
+    "dilated": (conv("a", "x", fields="kernel_size: 3 dilation: 2 pad_h: 1 pad_w: 3 stride: 2"), ["a"]),
     "overhang": (conv("a", "x", fields="kernel_h: 10 kernel_w: 3 stride: 3") + layer("ReLU", "a", "a", name="r"),
                  ["a+r"]),
     "fully connected": (
@@ -378,11 +378,31 @@ def test_errors_name_the_layer():
         for shape, name in (((1, 5, 9, 8), "'a'"), ((1, 6, 9), "'a'")):
             with pytest.raises(LayerError, match=f"layer {name} .Convolution., bottoms"):
                 net(x=torch.zeros(shape))
-    body = conv("a", "x") + conv("b", "x", fields="kernel_h: 3 pad_h: 1 kernel_w: 3 pad_w: 0 stride_h: 1 stride_w: 3")
-    net = net_of(body + layer("Eltwise", "a b", "c", SUM, "s"), (1, 6, 5, 1))
-    assert compare(net)["c"].shape == (1, 6, 5, 1) and steps(net) == ["a", "b+s"]
+    body = conv("a", "x") + conv("b", "x", fields="kernel_size: 2 stride: 2 pad: 1")
+    net = net_of(body + layer("Eltwise", "a b", "c", SUM, "s"), (1, 6, 1, 1))
+    assert compare(net)["c"].shape == (1, 6, 1, 1) and steps(net) == ["a", "b+s"]
     with torch.no_grad(), pytest.raises(LayerError, match=r"layer 's' .Eltwise., bottoms .* must have one shape"):
         net(x=torch.zeros(1, 6, 5, 8))
+
+
+UNUSUAL = [
+    ((2, 1, 14, 3), 2, "kernel_h: 2 kernel_w: 3 stride_h: 1 stride_w: 7"),
+    ((5, 1, 18, 1), 5, "kernel_h: 11 kernel_w: 5 stride_h: 1 stride_w: 4 pad_h: 0 pad_w: 2"),
+    ((1, 1, 15, 7), 16, "kernel_h: 1 kernel_w: 5 stride_h: 1 stride_w: 4"),
+    ((1, 256, 8, 1), 16, "kernel_h: 5 kernel_w: 1 stride: 2 pad_h: 20 pad_w: 3 dilation: 2 group: 16"),
+    ((1, 3, 12, 2), 1, "kernel_h: 2 kernel_w: 1 stride_h: 1 stride_w: 4 pad_h: 0 pad_w: 2 dilation: 3"),
+    ((2, 32, 15, 12), 256, "kernel_h: 1 kernel_w: 3 stride_h: 4 stride_w: 7 pad_h: 0 pad_w: 3 dilation: 2 group: 16"),
+    ((1, 48, 16, 18), 32, "kernel_size: 11 stride_h: 4 stride_w: 7 pad_h: 1 pad_w: 3 group: 16"),
+    ((1, 4, 6, 6), 4, "kernel_size: 3 pad: 100"),
+]
+
+
+@pytest.mark.parametrize(("shape", "outputs", "fields"), UNUSUAL)
+def test_convolutions_that_onednn_gets_wrong_are_the_layers(shape, outputs, fields):
+    body = conv("a", "x", outputs=outputs, fields=fields) + layer("ReLU", "a", "a", name="r")
+    net = net_of(body + conv("b", "x", outputs=outputs, fields=fields) + layer("Eltwise", "a b", "c", SUM, "s"), shape)
+    compare(net)
+    assert steps(net) == ["a+r", "b", "s"]
 
 
 def test_fingerprints_tell_contents_apart():
