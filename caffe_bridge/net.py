@@ -45,7 +45,8 @@ class Net(torch.nn.Module):
         python_layers: "registered", or "import" to import the modules that Python layers name.
 
     Attributes:
-        optimize: whether layers are run together where nothing can tell but the clock (`caffe_bridge.inference_plan`).
+        optimize: whether passes in TEST without autograd may follow a plan, which runs several layers as one (on x86
+            processors; `caffe_bridge.inference_plan`). Results differ by rounding.
 
     Gradients are those of Caffe's layers. Parameters whose lr_mult is 0 do not require a gradient; bottoms whose
     `propagate_down` is false pass none.
