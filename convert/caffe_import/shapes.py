@@ -29,6 +29,9 @@ def reshaped(writer: NetWriter, blob: str, shape: Shape, suffix: str) -> str:
     if len(shape) == first + 1 and len(found) > first and shape[first] == rest:
         fields: dict[str, Any] = {} if first == 1 else {"flatten_param": {"axis": first}}
         return writer.add("Flatten", [blob], shape, suffix, **fields)
+    if len(shape) == first > 1 and rest == 1:
+        fields = {} if first == 2 else {"flatten_param": {"axis": first - 1}}
+        return writer.add("Flatten", [blob], shape, suffix, **fields)
     last = 0
     while last < min(len(found), len(shape)) - first and found[-1 - last] == shape[-1 - last]:
         last += 1

@@ -212,9 +212,17 @@ def _reduced(writer: NetWriter, bottom: str, kind: str, axes: tuple[int, ...], s
     shape = writer.shape(bottom)
     made = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     count = math.prod(shape[axis] for axis in axes)
-    if len(shape) == 4 and axes == (2, 3) and kind in ("mean", "max", "min"):
-        param: dict[str, Any] = {"pool": "AVE" if kind == "mean" else "MAX", "global_pooling": True}
-        return writer.add("Pooling", [bottom], made, suffix, pooling_param=param)
+    pools = kind in ("mean", "max", "min") or (kind == "sum" and not writer.dialect.has("Reduction"))
+    if len(shape) == 4 and set(axes) <= {2, 3} and pools:
+        param: dict[str, Any] = {"pool": "MAX" if kind in ("max", "min") else "AVE"}
+        if len(axes) == 2:
+            param["global_pooling"] = True
+        else:
+            param["kernel_h"], param["kernel_w"] = (shape[axis] if axis in axes else 1 for axis in (2, 3))
+        if kind != "sum":
+            return writer.add("Pooling", [bottom], made, suffix, pooling_param=param)
+        top = writer.add("Pooling", [bottom], made, "mean", pooling_param=param)
+        return powered(writer, top, suffix, scale=count)
     if _is_tail(axes, shape) and kind not in ("max", "min") and writer.dialect.has("Reduction"):
         names = {"sum": "SUM", "mean": "MEAN", "abs": "ASUM", "square": "SUMSQ"}
         param = {"operation": names[kind], "axis": axes[0]}
