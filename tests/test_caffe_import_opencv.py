@@ -78,6 +78,7 @@ class LocalNorm(nn.Module):
         (nn.ConvTranspose2d(6, 12, 1, padding=(0, 1), groups=6), (1, 6, 4, 5)),
         (LocalNorm(), (1, 6, 4, 5)),
         (nn.AvgPool2d((2, 1), (1, 4), (1, 0)), (1, 3, 5, 12)),
+        (nn.MaxPool2d(1, 4), (1, 3, 6, 6)),
         (nn.GELU(), (1, 3, 4, 5)),
     ],
     ids=lambda given: "" if isinstance(given, nn.Module) else str(given),

@@ -110,7 +110,7 @@ def _used(writer: NetWriter, node: Node, blob: str, wanted: Shape) -> str:
     kernel, stride, begin = _row(node, "kernel", 1), _row(node, "stride", 1), _row(node, "begin", 0)
     for axis, (window, step, pad) in enumerate(zip(kernel, stride, begin), 2):
         needed = (wanted[axis] - 1) * step + window
-        if any(begin) and not pad and step > window and needed < writer.shape(blob)[axis]:
+        if not pad and step > window and needed < writer.shape(blob)[axis]:
             blob = sliced(writer, blob, axis, 0, needed, f"axis{axis}")
     return blob
 
