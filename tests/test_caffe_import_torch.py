@@ -231,6 +231,14 @@ class TestPooling:
         assert types(check(pool, x, dialect="ssd")) == ["Input", "Pooling", "Slice", "Silence", "Slice", "Silence"]
         assert types(check(pool, torch.randn(1, 2, 9, 9), dialect="ssd")) == ["Input", "Pooling"]
 
+    def test_dilation(self):
+        functions = [
+            lambda x: F.max_pool2d(x, 3, 2, 1, 2), lambda x: F.max_pool2d(x, (3, 2), (1, 3), (1, 0), (3, 2), True),
+            lambda x: F.max_pool2d(x, 2, 1, 0, 3), lambda x: F.max_pool1d(x[:, :, 0], 3, 2, 1, 3),
+            lambda x: F.max_pool2d(x, (1, 3), 1, (0, 1), (1, 2), True),
+        ]  # fmt: skip
+        check_all(functions, torch.randn(2, 3, 9, 10), dialects=("bvlc", "opencv"))
+
     def test_one_axis_and_adaptive(self):
         functions = (
             lambda x: F.max_pool1d(x, 3, 2), lambda x: F.avg_pool1d(x, 3, 2, 1),
@@ -241,7 +249,6 @@ class TestPooling:
 
     def test_refusals(self):
         for function, message in (
-            (lambda x: F.max_pool2d(x, 2, dilation=2), "dilation"),
             (lambda x: F.max_pool3d(x.unsqueeze(2), 1), "Caffe's Pooling has two"),
             (lambda x: F.adaptive_max_pool2d(x, 3), "adaptively"),
         ):
@@ -473,17 +480,17 @@ class TestProblems:
         class Odd(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.conv, self.act = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, dilation=2)
+                self.conv, self.act = nn.Conv2d(3, 4, 3), nn.MaxPool3d(2)
 
             def forward(self, x):
-                y = self.act(self.conv(x))
+                y = self.act(self.conv(x).unflatten(3, (2, 2)))
                 return torch.erfinv(y) + torch.sin(y), torch.sort(y.flatten(1))[0]
 
         with pytest.raises(ConversionError) as caught:
             import_program(export(Odd(), torch.randn(1, 3, 6, 6)))
         text = str(caught.value)
         assert len(caught.value.problems) == 4
-        assert "(max_pool2d in act), inputs [(1, 4, 4, 4)]: pools with dilation; Caffe's Pooling has none" in text
+        assert "(max_pool3d in act), inputs [(1, 4, 4, 2, 2)]: pools 3 axes; Caffe's Pooling has two" in text
         assert all(f"({name})" in text for name in ("erfinv", "sin", "sort"))
 
     def test_what_is_for_training(self):

@@ -110,7 +110,9 @@ def adaptive_means(size: int, wanted: int) -> np.ndarray:
 
 def summed(size: int, exclusive: bool = False, reverse: bool = False) -> np.ndarray:
     """Sums up to each place, without its own value if exclusive, from the end if reverse."""
-    matrix = np.tril(empty(size, size) + 1, -1 if exclusive else 0)
+    matrix = empty(size, size)
+    for row in range(size):
+        matrix[row, : row if exclusive else row + 1] = 1
     return matrix[::-1, ::-1] if reverse else matrix
 
 

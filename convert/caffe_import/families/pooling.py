@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from caffe_bridge.convert.caffe_import.families.linear_maps import mapped
 from caffe_bridge.convert.caffe_import.families.rearrangement import reshaped, sliced
 from caffe_bridge.convert.caffe_import.graph import Node
 from caffe_bridge.convert.caffe_import.powers import powered
 from caffe_bridge.convert.caffe_import.problems import Unsupported
 from caffe_bridge.convert.caffe_import.registry import emits
+from caffe_bridge.convert.caffe_import.resampling import chosen
 from caffe_bridge.convert.caffe_import.writer import NetWriter
 from caffe_bridge.layers.base import Shape
 
@@ -129,11 +131,32 @@ def _sizes(axes: list[_Axis]) -> dict[str, int]:
 
 @emits("max_pool")
 def max_pool(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
-    """Pooling; windows that Caffe has besides are cut off, by round_mode or by Slice."""
+    """Pooling; windows that Caffe has besides are cut off, by round_mode or by Slice. With dilation: Eltwise (MAX)."""
     if any(step != 1 for step in node["dilation"]):
-        raise Unsupported("pools with dilation", "Caffe's Pooling has none")
+        return _dilated(writer, node, bottoms[0])
     top, _ = _pooled(writer, node, bottoms[0], "MAX")
     return reshaped(writer, top, node.output.shape, "plain")
+
+
+def _dilated(writer: NetWriter, node: Node, blob: str) -> str:
+    """The largest of as many choices of cells as the kernel has, along one axis after the other."""
+    for i in reversed(range(len(node["kernel"]))):
+        kernel, stride, begin, dilation = (node[key][i] for key in ("kernel", "stride", "begin", "dilation"))
+        axis, shape = 2 + i, writer.shape(blob)
+        size, count = shape[axis], node.output.shape[axis]
+        made = (*shape[:axis], count, *shape[axis + 1 :])
+        taps = []
+        for tap in range(kernel):
+            cells = np.arange(count) * stride - begin + tap * dilation
+            # In place of one in the padding, another cell of the window.
+            cells += np.maximum(0, -(cells // dilation)) * dilation
+            cells -= np.maximum(0, -((size - 1 - cells) // dilation)) * dilation
+            if cells.min() < 0:
+                raise Unsupported("has windows without a cell of the image")
+            taps.append(mapped(writer, blob, {axis: chosen(size, cells.tolist())}, f"tap{tap}"))
+        ending = "" if i == 0 else f"axis{axis}"
+        blob = writer.add("Eltwise", taps, made, ending, eltwise_param={"operation": "MAX"}) if kernel > 1 else taps[0]
+    return blob
 
 
 @emits("avg_pool")
