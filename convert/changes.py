@@ -90,4 +90,4 @@ class Changes:
         if self.mean is not None:
             mean = self.mean if self.mean.ndim == 3 else self.mean.reshape(-1, 1, 1)
             array = array + mean.astype(array.dtype)
-        return np.ascontiguousarray(array[:, ::-1]) if self.rgb else array
+        return array[:, ::-1].copy() if self.rgb else array

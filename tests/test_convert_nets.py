@@ -193,6 +193,12 @@ class TestChanges:
             wanted = files(data=image())["prob"]
             torch.testing.assert_close(net(image=x)["prob"][:, :, 0, 0], wanted, rtol=1e-4, atol=1e-5)
 
+    def test_reversing_a_single_channel(self, files, capsys):
+        Path("gray.prototxt").write_text(NET.replace("dim: 3", "dim: 1", 1))
+        caffe_bridge.Net("gray.prototxt").save("gray.caffemodel")
+        assert main(["gray.prototxt", "gray.caffemodel", "b.prototxt", "b.caffemodel", "--rgb"]) == 0
+        assert "prob: error 0" in capsys.readouterr().out
+
     def test_classes(self, files, capsys):
         assert convert("b.prototxt", "b.caffemodel", "--classes", "3") == 0
         out = capsys.readouterr().out
