@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {"Net": "net", "Solver": "solver", "Layer": "layers.base"}
+_LAZY_MODULES = ("config", "optim", "pycaffe")
 
 __all__ = [
     "CaffeError",
@@ -34,4 +35,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(f"caffe_bridge.{_LAZY[name]}"), name)
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f"caffe_bridge.{name}")
     raise AttributeError(f"module 'caffe_bridge' has no attribute {name!r}")

@@ -49,6 +49,11 @@ def test_import_is_light():
     assert imported.split() == []
 
 
+def test_modules_the_guides_use_come_with_the_package():
+    code = "import caffe_bridge as c; c.optim.Nesterov, c.pycaffe.install, c.config.cfg"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_one_version_everywhere():
     assert PROJECT["project"]["version"] == caffe_bridge.__version__ == importlib.metadata.version("caffe-bridge")
     citation = (ROOT / "CITATION.cff").read_text()
