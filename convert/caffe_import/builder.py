@@ -394,8 +394,14 @@ class Builder:
         inner = x.shape[first:]
         if all(size == 1 for size in sizes):
             return self.reduce("max", x, range(first, len(x.shape)), True)
-        if any(size < 1 or have % size for have, size in zip(inner, sizes)):
-            raise Unsupported(f"pools {inner} adaptively to {tuple(sizes)}", "choose sizes that divide the image's")
+        if any(size < 1 for size in sizes):
+            raise Unsupported(f"pools to {tuple(sizes)}")
+        if any(have % size for have, size in zip(inner, sizes)):
+            for axis, (have, size) in enumerate(zip(inner, sizes), first):
+                x, *others = (self.linear(x, {axis: tap}) for tap in resampling.adaptive_windows(have, size))
+                for other in others:
+                    x = self.add("max", x, other)
+            return x
         kernel = tuple(have // size for have, size in zip(inner, sizes))
         return self.max_pool(x, kernel, kernel, (0,) * len(sizes), (0,) * len(sizes))
 

@@ -116,6 +116,14 @@ def summed(size: int, exclusive: bool = False, reverse: bool = False) -> np.ndar
     return matrix[::-1, ::-1] if reverse else matrix
 
 
+def adaptive_windows(size: int, wanted: int) -> list[np.ndarray]:
+    """Choices of cells that together are the windows of adaptive pooling; shorter ones have their last cell twice."""
+    starts = [row * size // wanted for row in range(wanted)]
+    stops = [-(-(row + 1) * size // wanted) for row in range(wanted)]
+    longest = max(stop - start for start, stop in zip(starts, stops))
+    return [chosen(size, [min(start + tap, stop - 1) for start, stop in zip(starts, stops)]) for tap in range(longest)]
+
+
 def repetition(matrix: np.ndarray) -> int:
     """How many times each cell is repeated, if that is what the matrix does, else 0."""
     rows, columns = matrix.shape

@@ -102,7 +102,7 @@ def normalize(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
         return writer.add("Normalize", bottoms, shape, "", [blob], norm_param=param)
     square = powered(writer, bottoms[0], "square", power=2)
     one = (shape[0], 1, *shape[2:])
-    images = (*shape[:2], *shape[2:], *(1,) * (4 - len(shape)))
+    images = shape if len(shape) == 4 else (*shape[:2], math.prod(shape[2:]), 1)
     weight = np.ones((1, shape[1], 1, 1), np.float32)
     param = {"num_output": 1, "bias_term": False, "kernel_size": [1]}
     total = writer.add(
