@@ -72,6 +72,7 @@ SINGLE = {
     "MaxPool": ({"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, (1, 2, 8, 9), {}),
     "MaxPool lower": ({"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_LOWER"}, (1, 2, 8, 9), {}),
     "MaxPool uneven": ({"kernel_shape": [3, 3], "strides": [2, 1], "pads": [0, 1, 2, 0]}, (1, 2, 8, 9), {}),
+    "MaxPool dilated": ({"kernel_shape": [3, 2], "dilations": [2, 3], "pads": [1, 0, 2, 1]}, (1, 2, 8, 9), {}),
     "AveragePool": ({"kernel_shape": [3, 3], "pads": [1, 0, 1, 2]}, (1, 2, 7, 7), {}),
     "AveragePool counted": ({"kernel_shape": [3, 3], "pads": [1, 0, 0, 2], "count_include_pad": 1}, (1, 2, 7, 7), {}),
     "GlobalAveragePool": ({}, (2, 3, 4, 5), {}),
@@ -327,7 +328,7 @@ class TestBadGraphs:
             node("NonZero", "x", "a"), node("Sin", "x", "b"), node("LSTM", "b,w,w", "c", hidden_size=2),
             node("Relu", "x", "d"),
             helper.make_node("Fancy", ["d"], ["e"], domain="com.microsoft"), node("MatMul", "d,d", "f"),
-            node("MaxPool", "x", "g", kernel_shape=[2, 2], dilations=[2, 2]),
+            node("Hardmax", "x", "g"),
         ]  # fmt: skip
         model = make(nodes, {"x": (1, 2, 4, 4)}, ["a", "b", "c", "d", "e", "f", "g"], {"w": values(1, 2, 2)})
         with pytest.raises(ConversionError) as caught:
@@ -336,7 +337,7 @@ class TestBadGraphs:
         text = str(caught.value)
         assert "6 things stand in the way" in text
         assert "node 'e' (Fancy), inputs [(1, 2, 4, 4)]: is an operator of 'com.microsoft'" in text
-        assert "node 'g' (MaxPool)" in text and "Caffe's Pooling has none" in text
+        assert "node 'g' (Hardmax), inputs [(1, 2, 4, 4)]: operator Hardmax has no counterpart in Caffe" in text
 
     def test_constants_stay_small(self):
         arrays = {
