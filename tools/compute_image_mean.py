@@ -15,7 +15,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("database", metavar="INPUT_DB", help="LMDB or LevelDB of Datum records, all of one size")
     parser.add_argument("output", metavar="OUTPUT_FILE", nargs="?", help="file to write; without it, only print")
-    parser.add_argument("--backend", "-backend", choices=("lmdb", "leveldb"), default="lmdb")
+    parser.add_argument(
+        "--backend", "-backend", choices=("lmdb", "leveldb"), default="lmdb", help="kind of database (default: lmdb)"
+    )
     return parser.parse_args(argv)
 
 

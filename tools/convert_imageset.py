@@ -17,9 +17,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("database", metavar="DB_NAME", help="folder to make")
     parser.add_argument("--gray", "-gray", action="store_true", help="store one channel")
     parser.add_argument("--shuffle", "-shuffle", action="store_true", help="store the images in random order")
-    parser.add_argument("--backend", "-backend", choices=("lmdb", "leveldb"), default="lmdb")
-    parser.add_argument("--resize_width", "-resize_width", type=int, default=0, help="pixels; needs --resize_height")
-    parser.add_argument("--resize_height", "-resize_height", type=int, default=0, help="pixels; needs --resize_width")
+    parser.add_argument(
+        "--backend", "-backend", choices=("lmdb", "leveldb"), default="lmdb", help="kind of database (default: lmdb)"
+    )
+    parser.add_argument(
+        "--resize_width", "-resize_width", type=int, default=0, help="resize to this many pixels; needs --resize_height"
+    )
+    parser.add_argument(
+        "--resize_height",
+        "-resize_height",
+        type=int,
+        default=0,
+        help="resize to this many pixels; needs --resize_width",
+    )
     parser.add_argument("--check_size", "-check_size", action="store_true", help="refuse images of different sizes")
     parser.add_argument("--encoded", "-encoded", action="store_true", help="store files as they are, not pixels")
     parser.add_argument("--encode_type", "-encode_type", default="", help="png, jpg, ...: store files of this type")

@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("outputs", help="for each blob a database to make, separated by ','")
     parser.add_argument("batches", type=int, help="number of batches to run")
     parser.add_argument("db_type", choices=BACKENDS, help="kind of database; hdf5 is ours, readable by HDF5Data")
-    parser.add_argument("mode", nargs="?", default="CPU", choices=("CPU", "GPU"))
+    parser.add_argument("mode", nargs="?", default="CPU", choices=("CPU", "GPU"), help="where to run (default: CPU)")
     parser.add_argument("device_id", nargs="?", default="0", help="which GPU; DEVICE_ID=0 is understood as well")
     arguments = parser.parse_args(argv)
     blobs, outputs = arguments.blobs.split(","), arguments.outputs.split(",")
