@@ -342,7 +342,7 @@ class TestBadGraphs:
     def test_constants_stay_small(self):
         arrays = {
             "s": np.array([1 << 15, 1 << 15]), "one": np.float32(1), "one2": values(1, 1), "zero": np.float32(0),
-            "many": np.float32(1e12), "unit": np.float32(1),
+            "many": np.float32(1e12), "unit": np.float32(1), "far": np.array([0, 0, 0, 1 << 40]),
         }  # fmt: skip
         for nodes in (
             [node("ConstantOfShape", "s", "c"), node("Add", "x,c")],
@@ -351,6 +351,9 @@ class TestBadGraphs:
             [node("Range", "zero,many,unit", "c"), node("Add", "x,c")],
         ):
             self.refused(make(nodes, {"x": (1, 1)}, ["y"], arrays), "far larger than the model")
+        self.refused(
+            make([node("Pad", "x,far", mode="reflect")], {"x": (1, 1)}, ["y"], arrays), "need a matrix of 1099"
+        )
         spread = make([node("Expand", "x,s", "c"), node("Relu", "c")], {"x": (1, 1)}, ["y"], arrays)
         assert types(import_onnx(spread)) == ["Input", "Tile", "Tile", "ReLU"]
 

@@ -21,10 +21,15 @@ def chosen(size: int, positions: Sequence[int]) -> np.ndarray:
     return matrix
 
 
-def empty(rows: int, columns: int) -> np.ndarray:
-    """Zeros. Raises Unsupported where they would be too many."""
+def check_size(rows: int, columns: int) -> None:
+    """Raise Unsupported for a matrix that would be too large."""
     if rows < 1 or columns < 1 or rows * columns > LARGEST:
         raise Unsupported(f"would need a matrix of {rows} x {columns}", "resize in smaller steps, or smaller images")
+
+
+def empty(rows: int, columns: int) -> np.ndarray:
+    """Zeros. Raises Unsupported where they would be too many."""
+    check_size(rows, columns)
     return np.zeros((rows, columns), np.float32)
 
 
@@ -86,6 +91,7 @@ def positions(size: int, wanted: int, scale: float, mode: str) -> np.ndarray:
 
 def padded(size: int, begin: int, end: int, mode: str) -> np.ndarray:
     """Padding by repeating the edge, reflecting (without the edge) or wrapping around."""
+    check_size(begin + size + end, size)
     cells = np.arange(-begin, size + end)
     if mode in ("edge", "replicate"):
         found = np.clip(cells, 0, size - 1)
@@ -118,6 +124,7 @@ def summed(size: int, exclusive: bool = False, reverse: bool = False) -> np.ndar
 
 def adaptive_windows(size: int, wanted: int) -> list[np.ndarray]:
     """Choices of cells that together are the windows of adaptive pooling; shorter ones have their last cell twice."""
+    check_size(wanted, size)
     starts = [row * size // wanted for row in range(wanted)]
     stops = [-(-(row + 1) * size // wanted) for row in range(wanted)]
     longest = max(stop - start for start, stop in zip(starts, stops))
