@@ -46,10 +46,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory types
 
-# mypy sees the packages where an installation puts them; paths in its report are those of the sources again.
+# mypy sees the packages where an installation puts them; paths in its report are those of the sources again. Folders of
+# data look like packages to setuptools, which warns of each.
 types: setup
 	rm -rf build/mypy
-	$(BIN)/python setup.py --quiet build_py --build-lib build/mypy
+	$(BIN)/python -W ignore setup.py --quiet build_py --build-lib build/mypy
 	MYPYPATH=build/mypy $(BIN)/mypy --package caffe_bridge > build/mypy.txt; status=$$?; \
 		sed -E 's#^build/mypy/(caffe_bridge/(layers|convert|tools)/|)#\2/#; s#^/##' build/mypy.txt; exit $$status
 
