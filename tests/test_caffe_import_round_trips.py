@@ -26,7 +26,7 @@ from caffe_bridge.convert.onnx_files import build_net
 TOLERANCE = 1e-4
 PROTOTXT = Path(caffe_bridge.__file__).parents[1] / "prototxt"
 SMALL = ["lenet", "squeezenet", "mobilenet", "mobilenet_v2", "faster_rcnn_tiny", "mnc5_tiny"]
-LARGE = ["alexnet", "googlenet", "vgg16", "resnet50", "densenet121", "inception_v3", "unet", "fcn8s", "ssd300"]
+LARGE = ["alexnet", "googlenet", "vgg16", "resnet50", "densenet121", "inception_v3", "unet", "fcn8s", "ssd300", "mnc5"]
 # Types that only the exporter's notes can tell from their nodes.
 COMPOSED = {
     "ArgMax", "DetectionOutput", "Embed", "Filter", "LSTM", "PSROIPooling", "Pooling", "Proposal", "ROIPooling",
