@@ -13,6 +13,11 @@ class CaffeError(RuntimeError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its type where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 class PrototxtError(CaffeError):
     """A prototxt cannot be read. Names the file, and line and column (both from 1) where they are known."""
 

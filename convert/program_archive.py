@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from caffe_bridge.convert.torch_export.parts import define_operators
-from caffe_bridge.errors import WeightsError
+from caffe_bridge.errors import WeightsError, first_line
 
 _RECORDS = re.compile(
     r"models/model\.json|data/(weights|constants)/(model_(weights|constants)_config\.json|weight_\d+|tensor_\d+)|"
@@ -62,8 +62,7 @@ def read_program(path: str) -> torch.export.ExportedProgram:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # torch raises whatever it stumbles over
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise WeightsError(f"{path}: cannot be read as an exported program: {reason}") from error
+        raise WeightsError(f"{path}: cannot be read as an exported program: {first_line(error)}") from error
 
 
 def _load(records: Mapping[str, bytes]) -> torch.export.ExportedProgram:

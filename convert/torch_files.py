@@ -13,7 +13,7 @@ from caffe_bridge.convert.onnx_files import build_net
 from caffe_bridge.convert.tensor_files import save_tensors
 from caffe_bridge.convert.torch_export import TorchModule, torch_module
 from caffe_bridge.convert.torch_export.torchvision import TorchvisionWeights, torchvision_weights
-from caffe_bridge.errors import CaffeError
+from caffe_bridge.errors import CaffeError, first_line
 from caffe_bridge.net import Net
 from caffe_bridge.weights.files import replacing
 
@@ -101,5 +101,4 @@ def export_program(net: Net, written: TorchModule) -> torch.export.ExportedProgr
         with torch.no_grad():
             return torch.export.export(written.module(), tuple(arguments), dynamic_shapes=dynamic)
     except Exception as error:  # torch raises whatever it stumbles over
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise CaffeError(f"torch cannot export net '{net.name}': {reason}") from error
+        raise CaffeError(f"torch cannot export net '{net.name}': {first_line(error)}") from error

@@ -18,6 +18,7 @@ from caffe_bridge.convert.caffe_import.onnx_files import tensor
 from caffe_bridge.convert.caffe_import.onnx_node import OnnxNode
 from caffe_bridge.convert.caffe_import.onnx_operators import CONVERTERS
 from caffe_bridge.convert.caffe_import.problems import Unsupported
+from caffe_bridge.convert.onnx_export import origins
 from caffe_bridge.errors import CaffeError
 from caffe_bridge.layers.base import MAX_COUNT
 
@@ -282,7 +283,7 @@ class _Reader:
         shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
         return Value(name, shape) if shape and min(shape) > 0 and math.prod(shape) <= MAX_COUNT else None
 
-    def _add_layer(self, layer: restoring.Layer) -> None:
+    def _add_layer(self, layer: origins.Origin) -> None:
         """Add a layer that the exporter wrote down."""
         for name in layer.tops:
             self.values.setdefault(name, None)

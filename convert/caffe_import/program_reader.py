@@ -7,17 +7,18 @@ import itertools
 import math
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from caffe_bridge.convert.caffe_import.aten import CONVERTERS, layers
+from caffe_bridge.convert.caffe_import.aten.registry import leaves
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Graph, Value
 from caffe_bridge.convert.caffe_import.problems import Unsupported
-from caffe_bridge.errors import CaffeError
+from caffe_bridge.errors import CaffeError, first_line
 
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _CHECKS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
@@ -54,26 +55,23 @@ def _suited(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
             warnings.simplefilter("ignore", FutureWarning)  # torch's about its own
             return program.run_decompositions(table)
     except Exception as error:  # torch raises whatever it stumbles over
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise CaffeError(f"the program contradicts itself: {reason}") from error
+        raise CaffeError(f"the program contradicts itself: {first_line(error)}") from error
 
 
 def _converter(target: Any) -> Any:
     """The function that reads an operator, None for unknown ones."""
-    name = _name(target)
-    return functools.partial(_restored, target) if name.startswith(layers.PREFIX) else CONVERTERS.get(name)
+    return functools.partial(layers.restored, target) if _is_whole(target) else CONVERTERS.get(_name(target))
 
 
-def _restored(target: Any, builder: Builder, *arguments: Any, **keywords: Any) -> list[Value]:
-    names = [argument.name for argument in target._schema.arguments]
-    return layers.restored(builder, dict(zip(names, arguments)) | keywords)
+def _is_whole(target: Any) -> bool:
+    """Whether an operator is a layer of Caffe in one piece."""
+    return _name(target).startswith(layers.PREFIX)
 
 
 def _is_foldable(target: Any, inputs: list[Value]) -> bool:
     """Whether an operator of torch's own makes a constant: of constants, or of numbers, and not by chance."""
     random = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
-    own = not _name(target).startswith(layers.PREFIX)
-    return own and not random and all(value.array is not None for value in inputs)
+    return not _is_whole(target) and not random and all(value.array is not None for value in inputs)
 
 
 def _name(target: Any) -> str:
@@ -161,7 +159,7 @@ class _Reader:
                 self.graph.problems.add(f"'{node.name}' is a result that Caffe's layer does not have, as positions are")
                 return self._stand_in(known)
             return found
-        inputs = [value for value in _leaves([arguments, list(keywords.values())]) if isinstance(value, Value)]
+        inputs = [value for value in leaves([arguments, list(keywords.values())]) if isinstance(value, Value)]
         described = f"'{node.name}' ({_name(node.target)}{_module(node)})"
         with self.graph.problems.at(described, [value.shape for value in inputs]):
             if _converter(node.target) is None and not _is_foldable(node.target, inputs):
@@ -171,7 +169,10 @@ class _Reader:
             if any(self.values.get(n) is None for n in node.all_input_nodes):
                 return self._stand_in(known)
             self.builder.begin(_layer_name(node), described)
-            return self._checked(self._made(node, arguments, keywords, inputs), known)
+            made = self._made(node, arguments, keywords, inputs)
+            if _is_whole(node.target):
+                self._settle(made, known if isinstance(known, (list, tuple)) else [known])
+            return self._checked(made, known)
         return self._stand_in(known)
 
     def _made(self, node: torch.fx.Node, arguments: Any, keywords: Any, inputs: list[Value]) -> Any:
@@ -204,8 +205,16 @@ class _Reader:
     def _look_up(self, found: Any) -> Any:
         return torch.fx.node.map_arg(found, lambda node: self.values.get(node))
 
+    def _settle(self, made: list[Value], known: Sequence[Any]) -> None:
+        """Let the sizes on which data decide, which torch leaves open, be those of what was made."""
+        for value, tensor in zip(made, known):
+            if len(value.shape) == len(tensor.shape):
+                for size, found in zip(tensor.shape, value.shape):
+                    if isinstance(size, torch.SymInt) and size.node.hint is None and size.node.expr.is_symbol:
+                        self.rows.setdefault(size.node.expr, found)
+
     def _checked(self, made: Any, known: Any) -> Any:
-        """What was made, in the shapes torch knows; a size on which data decide becomes that of what was made."""
+        """What was made, in the shapes torch knows."""
         if isinstance(known, (list, tuple)):
             made = made if isinstance(made, list) else [made]
             return [self._checked(part, wanted) for part, wanted in itertools.zip_longest(made, known)]
@@ -213,10 +222,6 @@ class _Reader:
             made = made[0]
         if not isinstance(made, Value) or not isinstance(known, torch.Tensor):
             return made
-        if len(made.shape) == len(known.shape):
-            for size, found in zip(known.shape, made.shape):
-                if isinstance(size, torch.SymInt) and size.node.hint is None and size.node.expr.is_symbol:
-                    self.rows.setdefault(size.node.expr, found)
         shape = self._shape(known)
         if made.shape == shape:
             return made
@@ -244,10 +249,6 @@ class _Reader:
             return self._number(found)
         except Unsupported:
             return None
-
-
-def _leaves(found: Any) -> list[Any]:
-    return [leaf for part in found for leaf in _leaves(part)] if isinstance(found, (list, tuple)) else [found]
 
 
 def _tensors(found: Any) -> Any:

@@ -7,9 +7,7 @@ with a digest of the nodes; where a tool has changed the nodes since, they are r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -17,16 +15,6 @@ import onnx
 from caffe_bridge.convert.caffe_import.dialects import Dialect
 from caffe_bridge.convert.caffe_import.whole_layers import may_be_restored
 from caffe_bridge.convert.onnx_export import exported_types, origins
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer with the names of the values it reads and makes, and of its weights with their shapes."""
-
-    param: Any
-    bottoms: Sequence[str]
-    tops: Sequence[str]
-    blobs: Sequence[tuple[str, Sequence[int]]]
 
 
 class Layers:
@@ -38,7 +26,7 @@ class Layers:
 
     def __init__(self, model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], dialect: Dialect):
         self.input_shapes, found = origins.read(model)
-        self._first: dict[str, list[Layer]] = {}
+        self._first: dict[str, list[origins.Origin]] = {}
         self._covered: set[str] = set()
         readers: dict[str, str] = {}
         for node in reversed(model.graph.node):
@@ -51,11 +39,10 @@ class Layers:
                 continue
             place = origin.nodes[0].name if origin.nodes else readers.get(origin.tops[0] if origin.tops else "")
             if place is not None:
-                layer = Layer(origin.param, origin.bottoms, origin.tops, origin.blobs)
-                self._first.setdefault(place, []).append(layer)
+                self._first.setdefault(place, []).append(origin)
                 self._covered.update(node.name for node in origin.nodes)
 
-    def at(self, proto: onnx.NodeProto) -> list[Layer]:
+    def at(self, proto: onnx.NodeProto) -> list[origins.Origin]:
         """The layers that come before a node, or whose first node it is."""
         return self._first.get(proto.name, [])
 

@@ -82,7 +82,7 @@ class ModuleSource:
         self.used.add(name)
         return name
 
-    def note(self, node: WrittenLayer, bottoms: int | None = None) -> str:
+    def note(self, node: WrittenLayer, bottoms: int | None = None) -> Expression:
         """Put the layer's definition into the file; returns the expression that reads it.
 
         Operators of exported programs carry it (parts/operators.py). `bottoms` is how many of them the operator takes,
@@ -98,7 +98,7 @@ class ModuleSource:
             number += 1
             key = f"{node.name} ({number})"
         self.notes[key] = text_format.format(param)
-        return f"LAYERS[{literal(key)}]"
+        return Expression(f"LAYERS[{literal(key)}]")
 
     def _store(self, key: str, weight: Weight) -> None:
         if weight.blob is not None:

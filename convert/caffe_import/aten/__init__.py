@@ -1,33 +1,8 @@
 """torch's operators as those of operators.py: functions with the operators' own arguments, tensors as values."""
 
-from caffe_bridge.convert.caffe_import.aten import (
-    combination,
-    comparisons,
-    elementwise,
-    filters,
-    functions,
-    images,
-    layers,
-    normalization,
-    parts,
-    pooling,
-    rearrangement,
-    statistics,
-)
 from caffe_bridge.convert.caffe_import.aten.registry import CONVERTERS
+from caffe_bridge.convert.registration import import_modules
 
-__all__ = [
-    "CONVERTERS",
-    "combination",
-    "comparisons",
-    "elementwise",
-    "filters",
-    "functions",
-    "images",
-    "layers",
-    "normalization",
-    "parts",
-    "pooling",
-    "rearrangement",
-    "statistics",
-]
+__all__ = ["CONVERTERS"]
+
+import_modules(__name__)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from caffe_bridge import schema, text_format
-from caffe_bridge.convert.caffe_import.aten.registry import converts
+from caffe_bridge.convert.caffe_import.aten.registry import converts, leaves
 from caffe_bridge.convert.caffe_import.builder import Builder
 from caffe_bridge.convert.caffe_import.graph import Value
 from caffe_bridge.convert.caffe_import.problems import Unsupported
@@ -17,12 +18,12 @@ from caffe_bridge.errors import CaffeError
 PREFIX = "caffe."
 
 
-def restored(b: Builder, arguments: Mapping[str, Any]) -> list[Value]:
-    """The layer that a call says it is, from its arguments by name.
+def restored(target: torch._ops.OpOverload, b: Builder, *arguments: Any, **keywords: Any) -> list[Value]:
+    """The layer that a call of an operator says it is.
 
-    Bottoms are the first tensors among them in the order of the operator's schema, `weights` the layer's weights.
+    Bottoms are the first tensors among its arguments in the order of its schema, `weights` the layer's weights.
     """
-    given = dict(arguments)
+    given = dict(zip((argument.name for argument in target._schema.arguments), arguments)) | keywords
     layer, weights = given.pop("layer", ""), given.pop("weights", ())
     if not layer:
         raise Unsupported("does not say which layer of Caffe it is", "pass it as layer=..., as in a prototxt")
@@ -33,7 +34,7 @@ def restored(b: Builder, arguments: Mapping[str, Any]) -> list[Value]:
         raise Unsupported(f"has a definition of its layer that cannot be read: {error}") from error
     if not may_be_restored(param, written_types()):
         raise Unsupported(f"says that it is a layer of type '{param.type}', which is not written for PyTorch")
-    tensors = [value for value in _leaves(list(given.values())) if isinstance(value, Value)]
+    tensors = [value for value in leaves(list(given.values())) if isinstance(value, Value)]
     if len(tensors) < len(param.bottom):
         raise Unsupported(f"has {len(tensors)} tensors for the {len(param.bottom)} bottoms of its layer")
     blobs = [value.constant("a weight") for value in weights]
@@ -47,7 +48,3 @@ def roi_pool(b: Builder, x: Value, rois: Value, scale: float, height: int, width
     param.roi_pooling_param.pooled_h, param.roi_pooling_param.pooled_w = height, width
     param.roi_pooling_param.spatial_scale = scale
     return b.add_layer(param, 1, [x, rois])
-
-
-def _leaves(found: Any) -> list[Any]:
-    return [leaf for part in found for leaf in _leaves(part)] if isinstance(found, (list, tuple)) else [found]

@@ -82,18 +82,10 @@ def index(b: Builder, x: Value, indices: Sequence[Any]) -> Value:
     if len(given) != 1:
         raise Unsupported("indexes several axes at once", "index one after the other")
     axis, value = given[0]
-    if value.array is None and axis == 0 and len(value.shape) == 1 and not _is_mask(value):
+    if value.array is None and axis == 0 and len(value.shape) == 1:
         return b.add_layer(schema.LayerParameter(type="BatchReindex"), 1, [x, value])[0]
     array = value.constant("an index")
     return b.take(x, axis, np.nonzero(array)[0] if array.dtype == bool and array.ndim == 1 else array)
-
-
-def _is_mask(value: Value) -> bool:
-    """Whether a value says yes or no: it comes from a comparison, or several."""
-    if value.made_by("threshold"):
-        return True
-    joining = value.made_by("power", "mul", "max")
-    return joining is not None and any(_is_mask(part) for part in joining.inputs)
 
 
 @converts("flip")

@@ -25,3 +25,8 @@ def several(value: Any, count: int) -> tuple[int, ...]:
     """One number for all axes, or one for each."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * count if len(values) == 1 else values
+
+
+def leaves(found: Any) -> list[Any]:
+    """What an argument is made of: itself, or what is in it and in its lists."""
+    return [leaf for part in found for leaf in leaves(part)] if isinstance(found, (list, tuple)) else [found]

@@ -1,25 +1,8 @@
 """ONNX operators as those of operators.py: one function for each, or for each family."""
 
-from caffe_bridge.convert.caffe_import.onnx_operators import (
-    combination,
-    comparisons,
-    elementwise,
-    filters,
-    images,
-    normalization,
-    pooling,
-    rearrangement,
-)
 from caffe_bridge.convert.caffe_import.onnx_operators.registry import CONVERTERS
+from caffe_bridge.convert.registration import import_modules
 
-__all__ = [
-    "CONVERTERS",
-    "combination",
-    "comparisons",
-    "elementwise",
-    "filters",
-    "images",
-    "normalization",
-    "pooling",
-    "rearrangement",
-]
+__all__ = ["CONVERTERS"]
+
+import_modules(__name__)

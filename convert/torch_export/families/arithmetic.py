@@ -53,7 +53,7 @@ def argmax(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> st
     axis = None if layer.axis is None else canonical_axis(layer.axis, len(node.bottoms[0]))
     top_k = layer.top_k if layer.top_k != 1 else None
     with_values = layer.with_values or None
-    x, note = Expression(bottoms[0]), Expression(code.note(node))
+    x, note = Expression(bottoms[0]), code.note(node)
     return call(code.part("argmax"), x, top_k=top_k, axis=axis, with_values=with_values, layer=note)
 
 
@@ -67,7 +67,7 @@ def batch_reindex(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]
 def filter_(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """Indexing by a mask."""
     *filtered, selector = map(Expression, bottoms)
-    tops = call(code.part("filter_rows"), filtered, selector, layer=Expression(code.note(node)))
+    tops = call(code.part("filter_rows"), filtered, selector, layer=code.note(node))
     return tops if len(filtered) > 1 else f"{tops}[0]"
 
 

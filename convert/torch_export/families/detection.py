@@ -28,7 +28,7 @@ def prior_box(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) ->
         clip=layer.clip,
         image_size=layer.image_size,
         step=None if layer.step is None else Expression(repr(layer.step)),
-        layer=Expression(code.note(node)),
+        layer=code.note(node),
     )
 
 
@@ -49,7 +49,7 @@ def detection_output(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[s
         threshold=layer.nms_threshold,
         eta=layer.eta if layer.eta != 1 else None,
         keep=layer.keep_top_k if layer.keep_top_k != -1 else None,
-        layer=Expression(code.note(node, bottoms=3)),
+        layer=code.note(node, bottoms=3),
     )
 
 
@@ -66,7 +66,7 @@ def yolo_output(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) 
         layer.confidence,
         layer.nms_threshold,
         every_class=third or None,
-        layer=Expression(code.note(node)),
+        layer=code.note(node),
     )
 
 
@@ -83,7 +83,7 @@ def roi_warping(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) 
 
 
 def _pooled(code: ModuleSource, part: str, node: WrittenLayer, bottoms: Sequence[str]) -> str:
-    layer, note = node.layer, Expression(code.note(node))
+    layer, note = node.layer, code.note(node)
     size = tuple(layer.pooled_size)
     return call(code.part(part), *map(Expression, bottoms), size, layer.spatial_scale, layer=note)
 
@@ -91,7 +91,7 @@ def _pooled(code: ModuleSource, part: str, node: WrittenLayer, bottoms: Sequence
 @writes("PSROIPooling")
 def psroi_pooling(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """The mean of each bin, over channels of its own."""
-    layer, note = node.layer, Expression(code.note(node))
+    layer, note = node.layer, code.note(node)
     settings = (layer.output_dim, layer.group_size, layer.spatial_scale)
     return call(code.part("psroi_pooling"), *map(Expression, bottoms), *settings, layer=note)
 
@@ -110,7 +110,7 @@ def proposal(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> 
         layer.after,
         layer.threshold,
         drop_small=False,
-        layer=Expression(code.note(node)),
+        layer=code.note(node),
     )
     return code.module(made, *bottoms)
 
@@ -139,7 +139,7 @@ def _test_proposals(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[st
         settings.RPN_POST_NMS_TOP_N,
         settings.RPN_NMS_THRESH,
         inclusive=None if cfg.USE_GPU_NMS else True,
-        layer=Expression(code.note(node)),
+        layer=code.note(node),
     )
     return code.module(made, *bottoms)
 
@@ -158,7 +158,7 @@ def mask_layer(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -
 @writes("pylayer.stage_bridge_layer.StageBridgeLayer")
 def stage_bridge_layer(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """RoIs moved by the outputs of their best class."""
-    return call(code.part("refine_rois"), *map(Expression, bottoms), layer=Expression(code.note(node)))
+    return call(code.part("refine_rois"), *map(Expression, bottoms), layer=code.note(node))
 
 
 @writes("transform.torch_image_transform_layer.TorchImageTransformLayer")

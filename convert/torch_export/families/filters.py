@@ -93,5 +93,5 @@ def im2col(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> st
     """Windows of the image, as Tensor.unfold takes them."""
     layer = node.layer
     geometry = [tuple(values) for values in (layer.kernel, layer.stride, layer.pad, layer.dilation)]
-    x, note = Expression(bottoms[0]), Expression(code.note(node))
+    x, note = Expression(bottoms[0]), code.note(node)
     return call(code.part("im2col"), x, *geometry, axis=layer.axis, layer=note)

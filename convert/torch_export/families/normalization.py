@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, Weight, blob, call, literal
+from caffe_bridge.convert.torch_export.source import ModuleSource, Weight, blob, call, literal
 from caffe_bridge.layers.base import canonical_axis
 from caffe_bridge.layers.bn import SegNetBN
 
@@ -65,7 +65,7 @@ def bn(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     scale, shift = (blob(node, i, (channels,)) for i in range(2))
     if not layer.learns:
         return code.module(call(code.part("Scale"), (channels,), trailing=2), x, weight=scale, bias=shift)
-    note = Expression(code.note(node))
+    note = code.note(node)
     made = call(code.part("BatchStatisticsNorm"), channels, eps=layer.EPS, count=layer.count, layer=note)
     return code.module(made, x, weight=scale, bias=shift)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from caffe_bridge.convert.torch_export.registry import WrittenLayer, writes
-from caffe_bridge.convert.torch_export.source import Expression, ModuleSource, call, side
+from caffe_bridge.convert.torch_export.source import ModuleSource, call, side
 from caffe_bridge.layers.pooling import Windows
 
 _METHODS = {0: "Max", 1: "Avg", 2: "Stochastic"}
@@ -21,7 +21,7 @@ def pooling(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> s
         return code.module(f"nn.Adaptive{method}Pool2d(1)", *bottoms)
     if layer.masked:
         geometry = _geometry(windows) if not layer.whole_image else {}
-        geometry["layer"] = Expression(code.note(node))
+        geometry["layer"] = code.note(node)
         return code.module(_made(code, "MaxPool2dWithMask", windows, geometry, layer.whole_image), *bottoms)
     if method == "Stochastic":
         geometry = _geometry(windows) if not layer.whole_image else {}

@@ -24,7 +24,7 @@ def interp(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> st
 def upsample(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """nn.Upsample for YOLO's repetition of cells; SegNet's unpooling."""
     if node.layer.unpools:
-        size, note = tuple(node.layer.size), Expression(code.note(node))
+        size, note = tuple(node.layer.size), code.note(node)
         return call(code.part("unpool"), *map(Expression, bottoms[:2]), size, layer=note)
     return code.module(f"nn.Upsample(scale_factor={node.layer.scale})", *bottoms)
 
@@ -32,7 +32,7 @@ def upsample(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> 
 @writes("MaskResize")
 def mask_resize(code: ModuleSource, node: WrittenLayer, bottoms: Sequence[str]) -> str:
     """Bilinear sampling without half-pixel offsets."""
-    size, note = tuple(node.layer.size), Expression(code.note(node))
+    size, note = tuple(node.layer.size), code.note(node)
     return call(code.part("mask_resize"), Expression(bottoms[0]), size, layer=note)
 
 

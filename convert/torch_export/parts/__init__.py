@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
-import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from caffe_bridge.convert.registration import import_modules
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,6 @@ def source_of(names: Iterable[str]) -> list[str]:
     return [known[name].source for name in done]
 
 
-@functools.cache
 def define_operators() -> None:
     """Make the operators torch.ops.caffe known to torch, which programs with such functions need to be loaded."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    import_modules(__name__)
