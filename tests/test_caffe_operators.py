@@ -17,6 +17,7 @@ from caffe_bridge.convert.onnx_files import build_net
 from caffe_bridge.convert.program_archive import read_program
 from caffe_bridge.convert.torch_export.parts import source_of
 from caffe_bridge.convert.torch_export.parts.arrangement import filter_rows
+from caffe_bridge.convert.torch_export.parts.pooling import max_pool_with_mask
 from caffe_bridge.convert.torch_export.parts.regions import roi_pooling
 
 ROI_POOLING = (
@@ -113,6 +114,19 @@ def test_dialects_without_the_layer_say_so():
     assert import_program(program, dialect="opencv")
     with pytest.raises(ConversionError, match="a ROIPooling, which ssd lacks"):
         import_program(program, dialect="ssd")
+
+
+def test_dialects_that_always_round_up_say_so():
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            pooled, _ = max_pool_with_mask(x, (2, 2), (2, 2), None, False, layer=note)
+            return pooled
+
+    note = 'type: "Pooling" bottom: "a" top: "b" top: "c" pooling_param { kernel_size: 2 stride: 2 round_mode: FLOOR }'
+    program = export(Module(), torch.randn(1, 2, 7, 7))
+    assert import_program(program, dialect="bvlc")
+    with pytest.raises(ConversionError, match="a Pooling, which caffe-1.0 lacks"):
+        import_program(program, dialect="caffe-1.0")
 
 
 def test_sizes_on_which_data_decide():

@@ -183,7 +183,7 @@ def space_to_depth(writer: NetWriter, node: Node, bottoms: list[str]) -> str:
 @emits("layer")
 def layer(writer: NetWriter, node: Node, bottoms: list[str]) -> list[str]:
     """The layer that was exported."""
-    if not writer.dialect.has(node["param"].type):
+    if not writer.dialect.expresses(node["param"]):
         raise Unsupported(f"is a {node['param'].type}, which {writer.dialect.name} lacks", "choose another --dialect")
     param = type(node["param"])()
     param.CopyFrom(node["param"])
