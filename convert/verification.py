@@ -19,7 +19,7 @@ from caffe_bridge.convert.onnx_files import build_net
 from caffe_bridge.convert.program_archive import read_program
 from caffe_bridge.convert.surgery.editing import graph_of
 from caffe_bridge.convert.torch_files import weights_beside
-from caffe_bridge.errors import CaffeError
+from caffe_bridge.errors import CaffeError, first_line
 
 __all__ = ["HALF_TOLERANCE", "TOLERANCE", "can_run", "verify"]
 
@@ -88,14 +88,14 @@ def _onnx_runner(path: str, names: tuple[Sequence[str], Sequence[str]] | None) -
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise CaffeError(f"{path}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from error
+        raise CaffeError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
     outputs = names[1] if names else [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> dict[str, np.ndarray]:
         try:
             return dict(zip(outputs, session.run(None, dict(inputs))))
         except Exception as error:
-            raise CaffeError(f"{path}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from error
+            raise CaffeError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
 
     return run
 
@@ -108,7 +108,7 @@ def _module_runner(what: str, module: torch.nn.Module, names: tuple[Sequence[str
             with torch.no_grad():
                 made = module(*(torch.as_tensor(arrays[name]) for name in inputs))
         except RuntimeError as error:
-            raise CaffeError(f"torch cannot run {what} on these inputs: {str(error).splitlines()[0]}") from error
+            raise CaffeError(f"torch cannot run {what} on these inputs: {first_line(error)}") from error
         values = torch.utils._pytree.tree_leaves(made)
         return {name: value.numpy() for name, value in zip(outputs, values)}
 

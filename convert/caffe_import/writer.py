@@ -16,7 +16,6 @@ from caffe_bridge.convert.model import Model
 
 _IN_PLACE = set("BatchNorm Bias Clip ELU HardSwish PReLU Power ReLU ReLU6 Scale Sigmoid TanH".split())
 _FILTERS = {"Convolution", "Deconvolution", "InnerProduct"}
-_SHARED = {"Convolution", "Deconvolution", "InnerProduct"}
 # Caffe lets the tops of these share memory with what others may read.
 _SHARING = {"Flatten", "Input", "Parameter", "Reshape", "Split"}
 
@@ -242,7 +241,7 @@ class NetWriter:
         owners: dict[Any, list[Any]] = {}
         for layer in self.net.layer:
             blobs = self._weights.get(layer.name)
-            if layer.type not in _SHARED or not blobs or (blobs[0] == blobs[0].flat[0]).all():
+            if layer.type not in _FILTERS or not blobs or (blobs[0] == blobs[0].flat[0]).all():
                 continue
             alike = owners.setdefault((layer.type, *(blob.shape for blob in blobs)), [])
             for owner in alike:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from caffe_bridge.convert.onnx_export.registry import shape_rule, type_of
-from caffe_bridge.errors import CaffeError
+from caffe_bridge.errors import CaffeError, first_line
 from caffe_bridge.graph import Node
 from caffe_bridge.net import Net
 
@@ -96,7 +96,7 @@ def run_model(path: str | Path, inputs: Mapping[str, np.ndarray], blobs: Sequenc
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         values = dict(zip((value.name for value in session.get_outputs()), session.run(None, dict(inputs))))
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise CaffeError(f"{path}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from error
+        raise CaffeError(f"{path}: onnxruntime cannot run it: {first_line(error)}") from error
     # An output may have another name than its blob, but comes in the same place.
     return {**inputs, **values, **dict(zip(blobs, (values[name] for name in names)))}
 
